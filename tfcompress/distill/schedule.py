@@ -1,0 +1,55 @@
+"""Optimizer and schedule of the paper, with its weight decay converted for Keras."""
+
+from __future__ import annotations
+
+import keras
+
+
+def make_optimizer(
+    *,
+    steps: int,
+    learning_rate: float = 3e-3,
+    weight_decay: float = 1e-4,
+    warmup_steps: int | None = None,
+    clip_norm: float = 1.0,
+) -> keras.optimizers.Optimizer:
+    """Adam, cosine schedule with linear warm-up, decoupled decay, global clipping.
+
+    Beyer et al. 2021, section 3. Their code subtracts `weight_decay * weight` times
+    the schedule's factor in [0, 1]; Keras multiplies by the learning rate as well. So
+    Keras gets `weight_decay / learning_rate`. Biases and normalization scales do not
+    decay.
+
+    Args:
+        steps: length of the training, steps.
+        learning_rate: its peak.
+        weight_decay: as in the paper's Table 4.
+        warmup_steps: steps of linear warm-up; 5 % of `steps` by default.
+        clip_norm: largest global norm of the gradient.
+
+    Returns:
+        A Keras optimizer.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    if steps < 1 or learning_rate <= 0 or weight_decay < 0 or clip_norm <= 0:
+        raise ValueError(
+            "steps, learning_rate and clip_norm must be positive, weight_decay not "
+            f"negative. Received: steps={steps}, learning_rate={learning_rate}, "
+            f"weight_decay={weight_decay}, clip_norm={clip_norm}"
+        )
+    warmup = max(steps // 20, 1) if warmup_steps is None else warmup_steps
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=max(steps - warmup, 1),
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        weight_decay=weight_decay / learning_rate,
+        global_clipnorm=clip_norm,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

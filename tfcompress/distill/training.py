@@ -1,0 +1,174 @@
+"""Training with a given number of steps: by distillation, or by labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfcompress.distill.losses import output_kind
+from tfcompress.distill.schedule import make_optimizer
+from tfcompress.distill.views import ViewSpec, make_views
+
+# A short training is validated after every epoch, a long one this many times.
+_VALIDATIONS = 20
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+class _Report(keras.callbacks.Callback):
+    """Tells a progress function the epoch, the epochs in all, and the figures."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        figures = {key: float(value) for key, value in (logs or {}).items()}
+        self._progress(epoch + 1, self.params["epochs"], figures)
+
+
+class Supervised(keras.Model):
+    """Trains a classifier by labels on random views; the teacher's training.
+
+    Args:
+        model: gives logits or probabilities `(batch, classes)`.
+        views: crop, flip and mixup; the mode "function_matching" mixes images and
+            labels, any other only crops.
+        seed: of the views.
+    """
+
+    def __init__(
+        self, model: keras.Model, *, views: ViewSpec, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.views = views
+        self.seed = seed
+        logits = output_kind(model) == "logits"
+        self._loss = keras.losses.CategoricalCrossentropy(from_logits=logits)
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+        self.built = True
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [self.loss_tracker, *super().metrics[1:]]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.model(inputs, training=training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        step = tf.cast(self.optimizer.iterations.value, tf.int32)
+        key = tf.stack([tf.constant(self.seed, tf.int32), step])
+        views = make_views(images, key, self.views)
+        labels = tf.reshape(tf.cast(labels, tf.int32), (-1,))
+        with tf.GradientTape() as tape:
+            outputs = tf.cast(self.model(views.student, training=True), tf.float32)
+            classes = tf.one_hot(labels, outputs.shape[-1])
+            mixed = views.mix * classes + (1.0 - views.mix) * tf.roll(classes, 1, 0)
+            loss = self._loss(mixed, outputs, sample_weight=sample_weight)
+            if self.model.losses:
+                loss += tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses])
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self.loss_tracker.update_state(loss)
+        return self.compute_metrics(images, labels, outputs)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = tf.cast(self.model(images, training=False), tf.float32)
+        labels = tf.reshape(tf.cast(labels, tf.int32), (-1,))
+        classes = tf.one_hot(labels, outputs.shape[-1])
+        self.loss_tracker.update_state(self._loss(classes, outputs, sample_weight))
+        return self.compute_metrics(images, labels, outputs, sample_weight)
+
+
+def epochs_and_steps(
+    *, steps: int | None, epochs: int | None, steps_per_epoch: int
+) -> tuple[int, int]:
+    """Length of a training as `(epochs, steps per epoch)`.
+
+    Args:
+        steps: about how many steps in all; epochs are made as equal as possible.
+        epochs: how many passes over the data instead.
+        steps_per_epoch: steps of one pass.
+
+    Raises:
+        ValueError: neither or both of `steps` and `epochs`, or not positive.
+    """
+    if (steps is None) == (epochs is None) or (steps or epochs or 0) < 1:
+        raise ValueError(
+            "Give either steps or epochs, at least 1. "
+            f"Received: steps={steps}, epochs={epochs}"
+        )
+    if epochs is not None:
+        return epochs, steps_per_epoch
+    count = max(math.ceil(steps / steps_per_epoch), 1)
+    return count, max(round(steps / count), 1)
+
+
+def fit(
+    trainer: keras.Model,
+    train: tf.data.Dataset,
+    validation: tf.data.Dataset | None,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    learning_rate: float = 3e-3,
+    weight_decay: float = 1e-4,
+    warmup_steps: int | None = None,
+    jit_compile: Any = "auto",
+    progress: Progress | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, list[float]]:
+    """Compiles a `Distiller` or `Supervised` with the paper's optimizer and fits it.
+
+    Args:
+        trainer: a `Distiller` or `Supervised`.
+        train: batches `(images, labels)`; repeated as needed.
+        validation: batches, or None.
+        epochs: number of epochs.
+        steps_per_epoch: steps of each.
+        learning_rate, weight_decay, warmup_steps: see `make_optimizer`.
+        jit_compile: as in `keras.Model.compile`.
+        progress: called after each epoch with (epoch, epochs, figures).
+        callbacks: further Keras callbacks.
+
+    Returns:
+        Figures by name, one value per epoch in which they were measured.
+    """
+    optimizer = make_optimizer(
+        steps=epochs * steps_per_epoch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_steps=warmup_steps,
+    )
+    options: dict[str, Any] = {
+        "optimizer": optimizer,
+        "jit_compile": jit_compile,
+        "steps_per_execution": min(steps_per_epoch, 16),
+    }
+    if isinstance(trainer, Supervised):
+        options["metrics"] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    trainer.compile(**options)
+    if progress is not None:
+        callbacks = (*callbacks, _Report(progress))
+    history = trainer.fit(
+        train.repeat(),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation,
+        validation_freq=max(epochs // _VALIDATIONS, 1),
+        callbacks=list(callbacks),
+        shuffle=False,
+        verbose=0,
+    )
+    return {
+        key: [float(value) for value in values]
+        for key, values in history.history.items()
+    }

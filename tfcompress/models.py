@@ -1,0 +1,164 @@
+"""Small reference networks for the demo, the tests and the benchmarks.
+
+All return logits. Weights depend on the arguments and `seed` alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfcompress.errors import nearest
+
+
+class _Maker:
+    """Makes named, seeded layers: two builds of one network are equal."""
+
+    def __init__(self, seed: int) -> None:
+        self._seeds = itertools.count(1000 * seed + 1)
+
+    def conv(
+        self, x: Any, filters: int, size: int, name: str, *, strides: int = 1
+    ) -> Any:
+        return layers.Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=keras.initializers.HeNormal(seed=next(self._seeds)),
+            name=name,
+        )(x)
+
+    def conv_norm(
+        self,
+        x: Any,
+        filters: int,
+        size: int,
+        name: str,
+        *,
+        strides: int = 1,
+        relu: bool = True,
+    ) -> Any:
+        x = self.conv(x, filters, size, f"{name}_conv", strides=strides)
+        x = layers.BatchNormalization(name=f"{name}_bn")(x)
+        return layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+    def dense(self, x: Any, units: int, name: str, **kwargs: Any) -> Any:
+        initializer = keras.initializers.GlorotUniform(seed=next(self._seeds))
+        return layers.Dense(units, kernel_initializer=initializer, name=name, **kwargs)(
+            x
+        )
+
+
+def resnet(
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    depth: int = 20,
+    width: int = 16,
+    seed: int = 0,
+) -> keras.Model:
+    """A CIFAR-style residual network (He et al. 2016, section 4.2).
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: number of logits.
+        depth: 6n + 2: 8, 14, 20, 32, ...
+        width: channels of the first stage; doubled in the second and third.
+        seed: of the initial weights.
+
+    Returns:
+        A functional model giving logits of shape `(batch, num_classes)`.
+
+    Raises:
+        ValueError: a depth that is not 6n + 2.
+
+    Example:
+        >>> resnet((28, 28, 1), 10, depth=8).output_shape
+        (None, 10)
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"depth must be 6n + 2 (8, 14, ...). Received: depth={depth}")
+    make = _Maker(seed)
+    inputs = keras.Input(input_shape, name="image")
+    x = make.conv_norm(inputs, width, 3, "stem")
+    for stage in range(3):
+        filters = width * 2**stage
+        for block in range((depth - 2) // 6):
+            name = f"stage{stage + 1}_block{block + 1}"
+            strides = 2 if stage and not block else 1
+            y = make.conv_norm(x, filters, 3, f"{name}_1", strides=strides)
+            y = make.conv_norm(y, filters, 3, f"{name}_2", relu=False)
+            if strides != 1:
+                x = make.conv_norm(
+                    x, filters, 1, f"{name}_skip", strides=strides, relu=False
+                )
+            x = layers.Add(name=f"{name}_add")([x, y])
+            x = layers.ReLU(name=f"{name}_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    logits = make.dense(x, num_classes, "logits")
+    return keras.Model(inputs, logits, name=f"resnet{depth}")
+
+
+def vgg(
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    width: int = 32,
+    blocks: int = 3,
+    hidden: int = 128,
+    seed: int = 0,
+) -> keras.Model:
+    """A plain VGG-style network with batch normalization.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: number of logits.
+        width: channels of the first block; doubled in each further one.
+        blocks: blocks of two 3×3 convolutions and a pooling.
+        hidden: units of the hidden dense layer.
+        seed: of the initial weights.
+
+    Returns:
+        A functional model giving logits of shape `(batch, num_classes)`.
+    """
+    make = _Maker(seed)
+    inputs = keras.Input(input_shape, name="image")
+    x = inputs
+    for block in range(blocks):
+        filters = width * 2**block
+        for index in (1, 2):
+            x = make.conv_norm(x, filters, 3, f"block{block + 1}_{index}")
+        if min(x.shape[1:3]) > 1:
+            x = layers.MaxPooling2D(2, name=f"block{block + 1}_pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = make.dense(x, hidden, "hidden", activation="relu")
+    logits = make.dense(x, num_classes, "logits")
+    return keras.Model(inputs, logits, name="vgg")
+
+
+NETWORKS: dict[str, Callable[..., keras.Model]] = {"resnet": resnet, "vgg": vgg}
+
+
+def build(
+    name: str,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    **options: Any,
+) -> keras.Model:
+    """A reference network by name.
+
+    Raises:
+        ValueError: no such network, or an option it does not take.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"No network '{name}'; {nearest(name, NETWORKS)}")
+    try:
+        return NETWORKS[name](input_shape, num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"Network '{name}': {error}") from error

@@ -1,0 +1,206 @@
+"""The stage interface: one frozen dataclass, one method, files in and files out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from tfcompress.errors import ModelFileError, nearest
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfcompress.data import Dataset
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def no_progress(done: int, total: int, figures: dict[str, float]) -> None:
+    """A progress function that shows nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """Where a stage runs.
+
+    Attributes:
+        folder: an empty folder for the stage's artefacts.
+        data: the data set.
+        seed: of this stage; the same seed gives the same artefacts.
+        progress: called with (done, total, figures).
+    """
+
+    folder: Path
+    data: Dataset
+    seed: int = 0
+    progress: Progress = no_progress
+
+
+class StageResult(NamedTuple):
+    """What a stage made.
+
+    Attributes:
+        artefacts: files by artefact name.
+        figures: plain data for the report.
+    """
+
+    artefacts: dict[str, Path]
+    figures: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Base of stages. A subclass's fields are the recipe's keys and the CLI's flags.
+
+    Importing a stage does not import TensorFlow; running it does.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[tuple[str, ...]] = ()
+
+    def sources(self) -> tuple[Path, ...]:
+        """Files from outside the run that the stage reads."""
+        return ()
+
+    def check(self, data: Dataset) -> None:
+        """Raises what can be known to be wrong before anything is run or written."""
+
+    def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
+        """Does the work.
+
+        Args:
+            inputs: artefacts made so far, by name; at least those in `needs`.
+            context: where to write, the data, the seed.
+
+        Returns:
+            The artefacts in `gives`, and figures.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network by name, or a model file.
+
+    Args:
+        network: "resnet" or "vgg" (`tfcompress.models`).
+        depth: of a resnet: 6n + 2.
+        width: channels of the first stage.
+        blocks: of a vgg.
+        hidden: hidden units of a vgg.
+        load: a trained `.keras` file instead.
+    """
+
+    network: str = "resnet"
+    depth: int | None = None
+    width: int | None = None
+    blocks: int | None = None
+    hidden: int | None = None
+    load: str | None = None
+
+    def options(self) -> dict[str, int]:
+        """The arguments that are set."""
+        keys = ("depth", "width", "blocks", "hidden")
+        values = {key: getattr(self, key) for key in keys}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def make(self, data: Dataset, seed: int) -> keras.Model:
+        """The network with its initial weights, or the loaded model.
+
+        Raises:
+            ModelFileError: the file is no Keras model, or does not fit the data.
+            ValueError: no such network or option.
+        """
+        if self.load is not None:
+            return load_model(self.load, data)
+        from tfcompress.models import build
+
+        try:
+            return build(
+                self.network,
+                data.image_shape,
+                data.num_classes,
+                seed=seed,
+                **self.options(),
+            )
+        except ValueError as error:
+            raise ModelFileError(str(error)) from error
+
+
+def load_model(path: str | Path, data: Dataset | None = None) -> keras.Model:
+    """Loads a `.keras` file in safe mode and checks that it fits the data.
+
+    Args:
+        path: the file.
+        data: a data set whose images and classes the model must take, or None.
+
+    Raises:
+        ModelFileError: no such file, not a Keras model, code in the file, or a model
+            whose inputs or classes are not those of the data.
+    """
+    import keras
+
+    import tfcompress.layers  # noqa: F401  (registers the factorized layers)
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"There is no model file '{path}'.")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises anything from KeyError to OSError here.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelFileError(
+            f"'{path}' is not a Keras model file that can be loaded safely: "
+            f"{lines[0][:200]} Save models with model.save('name.keras')."
+        ) from error
+    if data is not None:
+        check_fits(model, data, str(path))
+    return model
+
+
+def check_fits(model: keras.Model, data: Dataset, origin: str) -> None:
+    """Raises unless the model classifies images of this data set.
+
+    Raises:
+        ModelFileError: other image shape, or other number of classes.
+    """
+    shapes = [tuple(x.shape[1:]) for x in getattr(model, "inputs", None) or []]
+    expected = data.image_shape
+    fits = len(shapes) == 1 and len(shapes[0]) == len(expected)
+    fits = fits and all(
+        have in (None, want) for have, want in zip(shapes[0], expected, strict=True)
+    )
+    if shapes and not fits:
+        raise ModelFileError(
+            f"Model '{origin}' takes inputs of shape {shapes}, but data set "
+            f"'{data.name}' has images of shape {expected}: set image_size, or use "
+            "another model."
+        )
+    output = getattr(model, "output_shape", None)
+    if output is not None and tuple(output) != (None, data.num_classes):
+        raise ModelFileError(
+            f"Model '{origin}' gives outputs of shape {output}, but data set "
+            f"'{data.name}' has {data.num_classes} classes: one output "
+            f"(batch, {data.num_classes}) is needed."
+        )
+
+
+def model_figures(model: keras.Model, data: Dataset) -> dict[str, Any]:
+    """Params, MACs and bytes of a model on this data set."""
+    from tfcompress.cost import model_cost
+
+    return model_cost(model, data.image_shape)._asdict()
+
+
+def choose(name: str, known: Mapping[str, Any], what: str) -> Any:
+    """The entry of that name.
+
+    Raises:
+        ValueError: none; names the nearest.
+    """
+    if name not in known:
+        raise ValueError(f"No {what} '{name}'; {nearest(name, known)}")
+    return known[name]

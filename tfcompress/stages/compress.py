@@ -1,0 +1,204 @@
+"""Compress: rounds of factorization and fine-tuning by distillation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfcompress.distill.spec import ViewSpec
+from tfcompress.errors import TfcompressError
+from tfcompress.ranks import SELECTORS
+from tfcompress.ranks.plan import Budget
+from tfcompress.stages.base import (
+    Context,
+    Stage,
+    StageResult,
+    choose,
+    load_model,
+    model_figures,
+)
+
+if TYPE_CHECKING:
+    from tfcompress.data import Dataset
+    from tfcompress.ranks import RankSelector
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compress(Stage):
+    """Factorizes the student (or the teacher) and fine-tunes it, in rounds.
+
+    Args:
+        target: what the result may cost, relative to the model it starts from.
+        max_drop: accepted loss of validation accuracy, absolute.
+        rounds: in how many rounds to go to the target.
+        retries: how many rolled back rounds are tried again with half the step.
+        selector: "energy", "vbmf", "ratio" or "fixed".
+        options: arguments of the selector, such as `{keep: [stem*]}`.
+        teach_by: who is matched when fine-tuning: "teacher", or "original", the
+            model before factorization.
+        steps: about how many steps of fine-tuning in each round; or
+        epochs: how many epochs. Neither: 1000 steps.
+        batch_size: images per step.
+        learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
+        temperature, label_weight: see `tfcompress.Distiller`.
+        views: what teacher and student see.
+    """
+
+    name = "compress"
+    needs = ("teacher",)
+    gives = ("compressed",)
+
+    target: Budget = dataclasses.field(default_factory=lambda: Budget(macs=0.5))
+    max_drop: float = 0.01
+    rounds: int = 2
+    retries: int = 1
+    selector: str = "energy"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    teach_by: str = "teacher"
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    temperature: float = 1.0
+    label_weight: float = 0.0
+    views: ViewSpec = dataclasses.field(default_factory=ViewSpec)
+
+    def __post_init__(self) -> None:
+        choose(self.selector, SELECTORS, "rank selector")
+        choose(self.teach_by, {"teacher": 1, "original": 1}, "teach_by")
+        if self.rounds < 1 or self.retries < 0 or self.max_drop < 0:
+            raise ValueError(
+                "rounds must be at least 1, retries and max_drop not negative. "
+                f"Received: rounds={self.rounds}, retries={self.retries}, "
+                f"max_drop={self.max_drop}"
+            )
+
+    def make_selector(self) -> RankSelector:
+        """The rank selector with its options.
+
+        Raises:
+            TfcompressError: an option the selector does not take.
+        """
+        return make_selector(self.selector, self.options, self.target)
+
+    def check(self, data: Dataset) -> None:
+        self.make_selector()
+
+    def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
+        from tfcompress.distill import evaluate
+        from tfcompress.musco import compress
+        from tfcompress.stages.training import schedule
+
+        data = context.data
+        teacher = load_model(inputs["teacher"], data)
+        start = inputs.get("student", inputs["teacher"])
+        model = load_model(start, data)
+        validation = data.batches("validation", 256)
+        train, epochs, steps = schedule(self, context, default_steps=1000)
+        result = compress(
+            model,
+            train,
+            validation,
+            target=self.target,
+            max_drop=self.max_drop,
+            selector=self.make_selector(),
+            rounds=self.rounds,
+            retries=self.retries,
+            teacher=teacher if self.teach_by == "teacher" else None,
+            views=self.views.for_data(data.mirror_symmetric),
+            temperature=self.temperature,
+            label_weight=self.label_weight,
+            fine_tuning=(epochs, steps),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            seed=context.seed,
+            progress=context.progress,
+        )
+        path = context.folder / "compressed.keras"
+        result.model.save(path)
+        rounds = [r.to_dict() for r in result.history]
+        (context.folder / "rounds.json").write_text(json.dumps(rounds, indent=1))
+        before = model_figures(model, data)
+        before |= evaluate(model, validation, teacher=teacher)
+        after = model_figures(result.model, data)
+        after |= evaluate(result.model, validation, teacher=teacher)
+        figures = {
+            "before": before,
+            "after": after,
+            "target": self.target.limits(),
+            "target_met": result.target_met,
+            "rounds": [_brief(r) for r in rounds],
+            "layers": final_layers(result.model, data.image_shape, rounds),
+        }
+        return StageResult({"compressed": path}, figures)
+
+
+def make_selector(
+    name: str, options: Mapping[str, Any], target: Budget | None
+) -> RankSelector:
+    """A rank selector by name.
+
+    A selector with a strength of its own (VBMF's weakening) follows the budget where
+    there is one and the options do not set the strength.
+
+    Raises:
+        TfcompressError: no such selector, or an option it does not take.
+    """
+    from tfcompress import ranks
+    from tfcompress.errors import nearest
+
+    cls = getattr(ranks, choose(name, SELECTORS, "rank selector"))
+    known = {field.name for field in dataclasses.fields(cls)}
+    for key in options:
+        if key not in known:
+            raise TfcompressError(
+                f"Rank selector '{name}' has no option '{key}'; {nearest(key, known)}"
+            )
+    options = dict(options)
+    if name == "vbmf" and target is not None:
+        options.setdefault("weakening", None)
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise TfcompressError(f"Rank selector '{name}': {error}") from error
+
+
+def _brief(entry: dict[str, Any]) -> dict[str, Any]:
+    plan = entry["plan"]
+    return {k: v for k, v in entry.items() if k != "plan"} | {
+        "after": plan["after"],
+        "dense": plan["dense"],
+        "selector": plan["selector"],
+    }
+
+
+def final_layers(
+    model: Any, input_shape: tuple[int, ...], rounds: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every layer of the result: its factorization, or why it was left alone."""
+    from tfcompress.cost import layer_specs
+    from tfcompress.layers import FactorizedLayer
+
+    accepted = [entry["plan"] for entry in rounds if entry["accepted"]]
+    tried = accepted or [entry["plan"] for entry in rounds]
+    rows = tried[-1]["layers"] if tried else []
+    reasons = {row["name"]: row["reason"] for row in rows}
+    table = []
+    for spec in layer_specs(model, input_shape):
+        factorized = isinstance(spec.layer, FactorizedLayer)
+        reason = reasons.get(spec.name) or "the round that changed it was rolled back"
+        table.append(
+            {
+                "name": spec.name,
+                "kind": spec.kind,
+                "ranks": list(spec.layer.ranks) if factorized else None,
+                "reason": None if factorized else reason,
+                "dense": spec.dense._asdict(),
+                "cost": spec.cost._asdict(),
+            }
+        )
+    return table

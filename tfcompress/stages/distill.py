@@ -1,0 +1,93 @@
+"""Distill: a student learns to match the teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfcompress.distill.spec import ViewSpec
+from tfcompress.stages.base import (
+    Context,
+    Network,
+    Stage,
+    StageResult,
+    load_model,
+    model_figures,
+)
+
+if TYPE_CHECKING:
+    from tfcompress.data import Dataset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distill(Stage):
+    """Trains a smaller student to match the teacher, by function matching.
+
+    Args:
+        student: what to train; a loaded one is trained on.
+        steps: about how many training steps; or
+        epochs: how many epochs. Neither: 3000 steps.
+        batch_size: images per step.
+        learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
+        temperature, label_weight: see `tfcompress.Distiller`.
+        views: what teacher and student see.
+    """
+
+    name = "distill"
+    needs = ("teacher",)
+    gives = ("student",)
+
+    student: Network = dataclasses.field(default_factory=lambda: Network(depth=8))
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    temperature: float = 1.0
+    label_weight: float = 0.0
+    views: ViewSpec = dataclasses.field(default_factory=ViewSpec)
+
+    def sources(self) -> tuple[Path, ...]:
+        return (Path(self.student.load),) if self.student.load else ()
+
+    def check(self, data: Dataset) -> None:
+        if self.student.load:
+            load_model(self.student.load, data)
+
+    def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
+        from tfcompress.distill import Distiller, evaluate, fit
+        from tfcompress.stages.training import schedule
+
+        data = context.data
+        teacher = load_model(inputs["teacher"], data)
+        student = self.student.make(data, context.seed)
+        distiller = Distiller(
+            student,
+            teacher,
+            views=self.views.for_data(data.mirror_symmetric),
+            temperature=self.temperature,
+            label_weight=self.label_weight,
+            seed=context.seed,
+        )
+        validation = data.batches("validation", 256)
+        before = model_figures(teacher, data)
+        before |= evaluate(teacher, validation, teacher=teacher)
+        train, epochs, steps = schedule(self, context, default_steps=3000)
+        history = fit(
+            distiller,
+            train,
+            validation,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            progress=context.progress,
+        )
+        path = context.folder / "student.keras"
+        student.save(path)
+        after = model_figures(student, data)
+        after |= evaluate(student, validation, teacher=teacher)
+        figures = {"before": before, "after": after, "history": history}
+        return StageResult({"student": path}, figures)

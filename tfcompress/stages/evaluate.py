@@ -1,0 +1,97 @@
+"""Evaluate: accuracy, agreement and latency of the files, on the test split, once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfcompress.stages.base import Context, Stage, StageResult, load_model
+from tfcompress.stages.export_tflite import QUANTIZATIONS
+
+MODELS = ("teacher", "student", "compressed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Stage):
+    """Runs every `.tflite` file on the test split, and times all of them in turn.
+
+    Teacher and student are exported to float32 files for this, so that every row of
+    the report is measured on a file, in one run.
+
+    Args:
+        latency_runs: timed samples per file.
+        warmup: untimed runs before.
+        num_threads: threads of the interpreter for latency.
+    """
+
+    name = "evaluate"
+    needs = ("teacher",)
+    gives = ()
+
+    latency_runs: int = 100
+    warmup: int = 20
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.latency_runs < 1 or self.warmup < 0 or self.num_threads < 1:
+            raise ValueError(
+                "latency_runs and num_threads must be positive, warmup not negative"
+            )
+
+    def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
+        from tfcompress.cost import model_cost
+        from tfcompress.deploy import (
+            evaluate_tflite,
+            export_tflite,
+            measure_latency,
+        )
+
+        data = context.data
+        models = {
+            name: load_model(inputs[name], data) for name in MODELS if name in inputs
+        }
+        latest = list(models)[-1]
+        files: dict[str, tuple[str, Path]] = {}
+        for name, model in models.items():
+            if name == latest and "float32" in inputs:
+                continue
+            path = context.folder / f"{name}_float32.tflite"
+            files[f"{name} float32"] = (name, export_tflite(model, path))
+        for name in QUANTIZATIONS:
+            if name in inputs:
+                files[f"{latest} {name}"] = (latest, inputs[name])
+        rows: list[dict[str, Any]] = []
+        for index, (title, (name, path)) in enumerate(files.items()):
+            test = data.batches("test", 256)
+            scores = evaluate_tflite(path, test, reference=models["teacher"])
+            own = evaluate_tflite(path, test, reference=models[name])
+            cost = model_cost(models[name], data.image_shape)
+            rows.append(
+                {
+                    "name": title,
+                    "model": name,
+                    "file": path.name,
+                    "params": cost.params,
+                    "macs": cost.macs,
+                    "bytes": path.stat().st_size,
+                    "accuracy": scores["accuracy"],
+                    "agreement": scores["agreement"],
+                    "samples": scores["samples"],
+                    "agreement_with_keras": own["agreement"],
+                    "max_abs_difference_to_keras": own["max_abs_difference"],
+                }
+            )
+            context.progress(index + 1, len(files) + 1, {})
+        latency = measure_latency(
+            {title: path for title, (_, path) in files.items()},
+            runs=self.latency_runs,
+            warmup=self.warmup,
+            num_threads=self.num_threads,
+            seed=context.seed,
+        )
+        for row in rows:
+            row["latency"] = latency[row["name"]].to_dict()
+        context.progress(len(files) + 1, len(files) + 1, {})
+        return StageResult({}, {"split": "test", "files": rows})
