@@ -26,6 +26,10 @@ class RankError(TfcompressError, ValueError):
     """A rank is out of range for the layer it is meant for."""
 
 
+class OptionError(TfcompressError, ValueError):
+    """An option that does not exist or is out of range."""
+
+
 class RecipeError(TfcompressError, ValueError):
     """A recipe file does not say what it must."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import zipfile
 from pathlib import Path
 
 
@@ -18,3 +20,36 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of what a file holds.
+
+    Of a `.keras` file: its configuration and weights, but not the date of saving nor
+    the memory addresses that Keras numbers shared objects by, so equal models have
+    equal hashes. Of any other file: its bytes.
+    """
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        return file_hash(path)
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if name != "metadata.json":
+                digest.update(f"{name}\n".encode())
+                data = archive.read(name)
+                digest.update(_canonical(data) if name == "config.json" else data)
+    return digest.hexdigest()
+
+
+def _canonical(config: bytes) -> bytes:
+    numbers: dict[int, int] = {}
+
+    def renumber(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        return {
+            key: numbers.setdefault(value, len(numbers))
+            if key == "shared_object_id"
+            else value
+            for key, value in pairs
+        }
+
+    return json.dumps(json.loads(config, object_pairs_hook=renumber)).encode()

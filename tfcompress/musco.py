@@ -35,7 +35,7 @@ class Round:
     """One round of the loop.
 
     Attributes:
-        budget: where this round was to bring the model.
+        budget: where this round was to bring the model, relative to the original.
         plan: what was done to every layer.
         factorized: validation figures right after factorization.
         recalibrated: after batch-norm recalibration.
@@ -242,16 +242,18 @@ def compress(
 
     original = measure(model)
     specs = layer_specs(model)
-    dense = _total(specs)
+    dense = _total([spec.cost for spec in specs])
+    stock = _total([spec.dense for spec in specs])
     current = copy_model(model)
     scores: dict[str, Any] = {}
     history: list[Round] = []
     accepted = failures = failures_here = 0
     while accepted < rounds and failures <= retries:
-        cost = _total(layer_specs(current))
+        specs = layer_specs(current)
+        cost = _total([spec.cost for spec in specs])
         share = 0.5**failures_here / (rounds - accepted)
         budget = target.toward(cost, dense, share)
-        plan = selector.select(layer_specs(current), budget, scores)
+        plan = selector.select(specs, _relative(budget, dense, stock), scores)
         if not plan.choices():
             if not history:
                 raise NothingToCompressError(_nothing(model, plan))
@@ -274,7 +276,7 @@ def compress(
             scores = plan.scores() | scores
         else:
             failures, failures_here = failures + 1, failures_here + 1
-    final = _total(layer_specs(current))
+    final = _total([spec.cost for spec in layer_specs(current)])
     return Compression(
         model=current,
         target_met=target.met(final, dense),
@@ -285,8 +287,23 @@ def compress(
     )
 
 
-def _total(specs: list[Any]) -> Cost:
-    return Cost(*(sum(column) for column in zip(*(s.cost for s in specs), strict=True)))
+def _total(costs: list[Cost]) -> Cost:
+    return Cost(*map(sum, zip(*costs, strict=True)))
+
+
+def _relative(budget: Budget, dense: Cost, stock: Cost) -> Budget:
+    """The same budget as fractions of `stock` instead of `dense`.
+
+    Plans count from stock layers: it matters where the model to compress holds
+    factorized layers already.
+    """
+    if stock == dense:
+        return budget
+    limits = {
+        name: min(limit * getattr(dense, name) / max(getattr(stock, name), 1), 1.0)
+        for name, limit in budget.limits().items()
+    }
+    return Budget(**limits)
 
 
 def _steps_per_epoch(train: tf.data.Dataset, steps: int | None) -> int:
@@ -303,7 +320,9 @@ def _steps_per_epoch(train: tf.data.Dataset, steps: int | None) -> int:
 
 
 def _nothing(model: keras.Model, plan: Plan) -> str:
-    reasons = sorted({row.reason for row in plan.rows if row.dense.params})
+    reasons = sorted(
+        {row.reason or "factorized already" for row in plan.rows if row.dense.params}
+    )
     return (
         f"Nothing in model '{model.name}' can be made smaller under the budget "
         f"{plan.budget.describe()}: {'; '.join(reasons[:3])}. Choose a smaller budget "

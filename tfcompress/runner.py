@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from tfcompress import __version__
 from tfcompress.data import Dataset, load_dataset
 from tfcompress.errors import RunFolderError
-from tfcompress.files import file_hash, write_atomically
+from tfcompress.files import content_hash, file_hash, write_atomically
 from tfcompress.recipe import Recipe
 from tfcompress.report import write_report
 from tfcompress.stages import Context, Stage
@@ -132,7 +132,8 @@ def _run_stage(
         "stage": stage.name,
         "key": key,
         "artefacts": {name: path.name for name, path in made.items()},
-        "hashes": {name: file_hash(path) for name, path in made.items()},
+        "files": {name: file_hash(path) for name, path in made.items()},
+        "hashes": {name: content_hash(path) for name, path in made.items()},
         "figures": figures,
         "seconds": round(seconds, 3),
     }
@@ -152,7 +153,7 @@ def _finished(place: Path, key: str) -> dict[str, Any] | None:
         return None
     for name, file in result["artefacts"].items():
         path = place / file
-        if not path.is_file() or file_hash(path) != result["hashes"][name]:
+        if not path.is_file() or file_hash(path) != result["files"][name]:
             return None
     return result
 

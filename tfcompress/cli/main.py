@@ -156,12 +156,10 @@ def export(
     from tfcompress.stages import load_model
     from tfcompress.stages.export_tflite import ExportTFLite
 
-    try:
-        ExportTFLite(
-            quantization=(quantization,), calibration=calibration, io_dtype=io_dtype
-        )
-    except ValueError as error:
-        raise TfcompressError(str(error)) from error
+    # Its checks of the options, before TensorFlow is imported.
+    ExportTFLite(
+        quantization=(quantization,), calibration=calibration, io_dtype=io_dtype
+    )
     from tfcompress.cli.quiet import quiet_stderr
 
     with quiet_stderr():

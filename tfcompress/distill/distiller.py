@@ -211,7 +211,8 @@ def _is_class_shape(shape: Any) -> bool:
 def _weighted_mean(values: Any, sample_weight: Any) -> Any:
     if sample_weight is None:
         return tf.reduce_mean(values)
-    return tf.reduce_mean(values * tf.cast(sample_weight, values.dtype))
+    weight = tf.reshape(tf.cast(sample_weight, values.dtype), (-1,))
+    return tf.reduce_mean(values * weight)
 
 
 def _mixed_cross_entropy(labels: Any, logits: Any, share: Any) -> Any:

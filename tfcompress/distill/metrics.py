@@ -18,10 +18,17 @@ def classify(model: keras.Model) -> Any:
     kind = output_kind(model)
     # One graph for every batch size, the last and smaller one included.
     signature = input_specs(model, batch=None)
-    return tf.function(
+    forward = tf.function(
         lambda images: as_logits(model(images, training=False), kind),
         input_signature=[signature],
     )
+
+    def logits(images: Any) -> Any:
+        # Keras casts its inputs (bytes of pixels, float64 arrays); a signature not.
+        cast = tf.nest.map_structure(lambda s, x: tf.cast(x, s.dtype), signature, images)
+        return forward(cast)
+
+    return logits
 
 
 def evaluate(

@@ -55,7 +55,8 @@ class Supervised(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [self.loss_tracker, *super().metrics[1:]]
+        others = (m for m in super().metrics if m.name != "loss")
+        return [self.loss_tracker, *others]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs, training=training)
@@ -151,7 +152,7 @@ def fit(
     options: dict[str, Any] = {
         "optimizer": optimizer,
         "jit_compile": jit_compile,
-        "steps_per_execution": min(steps_per_epoch, 16),
+        "steps_per_execution": _steps_per_execution(steps_per_epoch),
     }
     if isinstance(trainer, Supervised):
         options["metrics"] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
@@ -172,3 +173,9 @@ def fit(
         key: [float(value) for value in values]
         for key, values in history.history.items()
     }
+
+
+def _steps_per_execution(steps_per_epoch: int) -> int:
+    # Keras runs whole executions on endless data: where they do not divide the epoch
+    # it takes more steps than asked for, and the schedule ends too early.
+    return max(n for n in range(1, 17) if steps_per_epoch % n == 0)

@@ -46,6 +46,18 @@ class Boxes(NamedTuple):
     flip: Any
 
 
+def _uniform(shape: Any, key: Any) -> Any:
+    """Uniform in [0, 1), the same with XLA and without.
+
+    Both draw the same bits but make other floats of them; here, the upper 24 bits.
+    """
+    bits = tf.random.stateless_uniform(
+        shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+    )
+    upper = tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32))
+    return tf.cast(upper, tf.float32) * 2.0**-24
+
+
 def sample_boxes(count: Any, key: Any, spec: ViewSpec) -> Boxes:
     """Random crops.
 
@@ -54,7 +66,7 @@ def sample_boxes(count: Any, key: Any, spec: ViewSpec) -> Boxes:
         key: int32 tensor of shape `(2,)`; the same key gives the same boxes.
         spec: which kind of crop, and whether to mirror.
     """
-    draw = tf.random.stateless_uniform((5, count), key)
+    draw = _uniform((5, count), key)
     if spec.crop == "inception":
         area = spec.smallest_area + draw[0] * (1.0 - spec.smallest_area)
         low, high = (tf.math.log(r) for r in _INCEPTION_RATIO)
@@ -121,7 +133,7 @@ def make_views(
     """The views of one batch: a pure function of images, key and spec.
 
     Args:
-        images: float tensor `(batch, height, width, channels)`.
+        images: tensor `(batch, height, width, channels)`; integers become float32.
         key: int32 tensor of shape `(2,)`, such as (seed, step).
         spec: the modes.
         size: `(height, width)` of the views; the images' own by default.
@@ -129,9 +141,11 @@ def make_views(
     Returns:
         `Views`; one tensor serves both networks in the consistent modes.
     """
+    if not images.dtype.is_floating:
+        images = tf.cast(images, tf.float32)
     size = size or (images.shape[1], images.shape[2])
     count = tf.shape(images)[0]
-    keys = tf.random.split(key, 3)
+    keys = tf.random.split(key, 3, alg="philox")
     one = tf.constant(1.0)
 
     def crop(index: int) -> Any:
@@ -148,6 +162,6 @@ def make_views(
         return Views(crop(1), student, one)
     if spec.mode == "consistent":
         return Views(student, student, one)
-    share = tf.random.stateless_uniform((), keys[2])
+    share = _uniform((), keys[2])
     student = mixup(student, share)
     return Views(student, student, share)

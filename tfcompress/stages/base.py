@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tfcompress.errors import ModelFileError, nearest
+from tfcompress.errors import ModelFileError, OptionError, nearest
 
 if TYPE_CHECKING:
     import keras
@@ -199,8 +199,8 @@ def choose(name: str, known: Mapping[str, Any], what: str) -> Any:
     """The entry of that name.
 
     Raises:
-        ValueError: none; names the nearest.
+        OptionError: none; names the nearest.
     """
     if name not in known:
-        raise ValueError(f"No {what} '{name}'; {nearest(name, known)}")
+        raise OptionError(f"No {what} '{name}'; {nearest(name, known)}")
     return known[name]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfcompress.distill.spec import ViewSpec
-from tfcompress.errors import TfcompressError
+from tfcompress.errors import OptionError, TfcompressError
 from tfcompress.ranks import SELECTORS
 from tfcompress.ranks.plan import Budget
 from tfcompress.stages.base import (
@@ -71,7 +71,7 @@ class Compress(Stage):
         choose(self.selector, SELECTORS, "rank selector")
         choose(self.teach_by, {"teacher": 1, "original": 1}, "teach_by")
         if self.rounds < 1 or self.retries < 0 or self.max_drop < 0:
-            raise ValueError(
+            raise OptionError(
                 "rounds must be at least 1, retries and max_drop not negative. "
                 f"Received: rounds={self.rounds}, retries={self.retries}, "
                 f"max_drop={self.max_drop}"

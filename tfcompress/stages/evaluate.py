@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
 from tfcompress.stages.export_tflite import QUANTIZATIONS
 
@@ -36,7 +37,7 @@ class Evaluate(Stage):
 
     def __post_init__(self) -> None:
         if self.latency_runs < 1 or self.warmup < 0 or self.num_threads < 1:
-            raise ValueError(
+            raise OptionError(
                 "latency_runs and num_threads must be positive, warmup not negative"
             )
 

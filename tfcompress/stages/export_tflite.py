@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfcompress.errors import nearest
+from tfcompress.errors import OptionError, nearest
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
 
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
@@ -34,11 +34,13 @@ class ExportTFLite(Stage):
         for name in self.quantization:
             if name not in QUANTIZATIONS:
                 hint = nearest(name, QUANTIZATIONS)
-                raise ValueError(f"No quantization '{name}'; {hint}")
+                raise OptionError(f"No quantization '{name}'; {hint}")
         if not self.quantization or self.calibration < 1:
-            raise ValueError("quantization and calibration must not be empty")
+            raise OptionError("quantization and calibration must not be empty")
         if self.io_dtype not in ("float32", "int8"):
-            raise ValueError(f"io_dtype must be float32 or int8, not '{self.io_dtype}'")
+            raise OptionError(
+                f"io_dtype must be float32 or int8. Received: {self.io_dtype}"
+            )
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
         from tfcompress.deploy import export_tflite

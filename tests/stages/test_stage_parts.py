@@ -1,0 +1,130 @@
+"""What stages are built of: networks, model files, selectors."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.data import load_dataset
+from tfcompress.errors import ModelFileError, OptionError, TfcompressError
+from tfcompress.models import resnet
+from tfcompress.ranks import VBMF, Budget, Energy
+from tfcompress.stages import STAGES, Context, Distill, Network, Teacher, load_model
+from tfcompress.stages.compress import make_selector
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+def test_network_is_made_for_the_data(digits):
+    model = Network(network="vgg", width=8, blocks=2, hidden=16).make(digits, 3)
+    assert model.input_shape == (None, 8, 8, 1)
+    assert model.output_shape == (None, 10)
+    again = Network(network="vgg", width=8, blocks=2, hidden=16).make(digits, 3)
+    for a, b in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Network(network="restnet"), "did you mean 'resnet'"),
+        (Network(depth=9), "6n \\+ 2"),
+        (Network(network="vgg", depth=8), "depth"),
+    ],
+)
+def test_networks_that_do_not_exist(digits, network, words):
+    with pytest.raises(ModelFileError, match=words):
+        network.make(digits, 0)
+
+
+def test_model_files_that_do_not_fit(digits, tmp_path):
+    large = tmp_path / "large.keras"
+    resnet((9, 9, 1), 10, depth=8, width=4).save(large)
+    with pytest.raises(ModelFileError, match="images of shape"):
+        load_model(large, digits)
+    two = tmp_path / "two.keras"
+    image = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(image)
+    outputs = [keras.layers.Dense(10)(flat), keras.layers.Dense(10)(flat)]
+    keras.Model(image, outputs).save(two)
+    with pytest.raises(ModelFileError, match="classes"):
+        load_model(two, digits)
+    empty = tmp_path / "empty.keras"
+    empty.write_bytes(b"")
+    with pytest.raises(ModelFileError, match="not a Keras model"):
+        load_model(empty)
+    cut = tmp_path / "cut.keras"
+    cut.write_bytes(large.read_bytes()[:500])
+    with pytest.raises(ModelFileError, match="not a Keras model"):
+        load_model(cut)
+
+
+def test_code_in_a_model_file_is_not_run(tmp_path):
+    path = tmp_path / "code.keras"
+    image = keras.Input((8, 8, 1))
+    keras.Model(image, keras.layers.Lambda(lambda x: x + 1)(image)).save(path)
+    with pytest.raises(ModelFileError, match="loaded safely"):
+        load_model(path)
+
+
+def test_any_image_size_is_taken_where_the_model_leaves_it_open(digits, tmp_path):
+    image = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(4, 3)(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    path = tmp_path / "open.keras"
+    keras.Model(image, keras.layers.Dense(10)(x)).save(path)
+    assert load_model(path, digits).output_shape == (None, 10)
+
+
+def test_selectors_by_name():
+    budget = Budget(macs=0.5)
+    assert make_selector("energy", {"keep": ("a",)}, budget) == Energy(keep=("a",))
+    # Under a budget VBMF looks for the weakening, unless it is said.
+    assert make_selector("vbmf", {}, budget) == VBMF(weakening=None)
+    assert make_selector("vbmf", {"weakening": 0.5}, budget) == VBMF(weakening=0.5)
+    with pytest.raises(TfcompressError, match="did you mean 'threshold'"):
+        make_selector("energy", {"treshold": 1}, budget)
+    with pytest.raises(TfcompressError, match="ranks"):
+        make_selector("fixed", {}, budget)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_fields_are_plain_data(name):
+    """So that they can be recipe keys, flags and pipeline parameters."""
+    stage = STAGES[name]()
+    rebuilt = dataclasses.asdict(stage)
+    assert type(stage).__dataclass_params__.frozen
+    assert set(rebuilt) == {field.name for field in dataclasses.fields(stage)}
+
+
+def test_a_trained_on_student_file_is_not_changed(digits, tmp_path):
+    teacher = resnet((8, 8, 1), 10, depth=8, width=4)
+    (tmp_path / "out").mkdir()
+    teacher.save(tmp_path / "teacher.keras")
+    start = tmp_path / "student.keras"
+    resnet((8, 8, 1), 10, depth=8, width=4, seed=1).save(start)
+    before = start.read_bytes()
+    stage = Distill(student=Network(load=str(start)), steps=2)
+    result = stage.run(
+        {"teacher": tmp_path / "teacher.keras"},
+        Context(folder=tmp_path / "out", data=digits),
+    )
+    assert start.read_bytes() == before
+    assert result.artefacts["student"].parent == tmp_path / "out"
+    assert stage.sources() == (start,)
+
+
+def test_steps_and_epochs_exclude_each_other(digits, tmp_path):
+    with pytest.raises(TfcompressError, match="either steps or epochs"):
+        Teacher(steps=3, epochs=3).run({}, Context(folder=tmp_path, data=digits))
+
+
+def test_export_options():
+    from tfcompress.stages import ExportTFLite
+
+    with pytest.raises(OptionError, match="did you mean 'int8'"):
+        ExportTFLite(quantization=("in8",))

@@ -1,0 +1,232 @@
+"""The command line: results on real input, and one clear line for each mistake."""
+
+import json
+import subprocess
+import sys
+import time
+
+import keras
+import pytest
+
+from tfcompress.cli import main
+from tfcompress.models import resnet
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tfcompress", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "net.keras"
+    resnet((8, 8, 1), 10, depth=8, width=16).save(path)
+    return path
+
+
+def test_help_is_quick_and_imports_no_tensorflow():
+    code = (
+        "import sys; sys.argv = ['tfcompress', '--help']\n"
+        "from tfcompress.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = {'tensorflow', 'keras', 'sklearn'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("plan", "compress", "distill", "export", "bench", "run", "data"):
+        assert name in done.stdout
+    # Half a second is promised on an idle machine; this bound only finds an import
+    # of seconds.
+    assert time.perf_counter() - started < 3.0
+
+
+def test_version(cli):
+    from tfcompress import __version__
+
+    assert cli("--version") == (0, f"{__version__}\n", "")
+
+
+def test_plan_lists_every_layer_and_writes_nothing(cli, model):
+    before = sorted(model.parent.iterdir())
+    code, out, err = cli("plan", model, "--target-macs", "0.5", "--all")
+    assert (code, err) == (0, "")
+    network = keras.models.load_model(model)
+    for layer in network.layers:
+        assert sum(line.startswith(layer.name + " ") for line in out.splitlines()) == 1
+    assert "budget macs <= 50.0%: met" in out
+    assert sorted(model.parent.iterdir()) == before
+
+
+def test_plan_as_json(cli, model):
+    code, out, _ = cli("plan", model, "--json", "--keep", "stem*")
+    plan = json.loads(out)
+    assert code == 0
+    stem = next(row for row in plan["layers"] if row["name"] == "stem_conv")
+    assert stem["reason"] == "kept as asked"
+    assert plan["after"]["macs"] <= 0.5 * plan["dense"]["macs"]
+
+
+def test_plan_of_a_named_network(cli):
+    code, out, _ = cli("plan", "MobileNetV2")
+    assert code == 0
+    assert "depthwise convolution" in out
+    assert "random weights" in out
+
+
+def test_export_bench(cli, model, tmp_path):
+    files = [tmp_path / "a.tflite", tmp_path / "b.tflite"]
+    assert cli("export", model, "-o", files[0])[0] == 0
+    code, out, _ = cli(
+        "export", model, "-o", files[1], "--quantization", "int8", "--data", "digits"
+    )
+    assert code == 0
+    assert f"{files[1].stat().st_size:,} bytes" in out
+    code, out, _ = cli("bench", *files, "--runs", "3", "--warmup", "1", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found) == {"a.tflite", "b.tflite"}
+    assert all(one["median_ms"] > 0 for one in found.values())
+
+
+def test_compress_and_distill(cli, model, tmp_path):
+    smaller = tmp_path / "smaller.keras"
+    code, out, err = cli(
+        *("compress", model, "--data", "digits", "-o", smaller),
+        *("--target-macs", "0.7", "--max-drop", "1.0", "--steps", "2"),
+        *("--rounds", "1"),
+    )
+    assert code == 0, err
+    assert "target met: yes" in out
+    assert (
+        keras.models.load_model(smaller).count_params()
+        < keras.models.load_model(model).count_params()
+    )
+    student = tmp_path / "student.keras"
+    code, out, err = cli(
+        *("distill", smaller, "--data", "digits", "-o", student),
+        *("--student-depth", "8", "--student-width", "4", "--steps", "2"),
+    )
+    assert code == 0, err
+    assert keras.models.load_model(student).output_shape == (None, 10)
+    assert sorted(tmp_path.iterdir()) == [smaller, student]
+
+
+def recipe(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+TEACHER = "dataset: digits\nstages:\n- teacher: {steps: 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TEACHER.replace("digits", "no_such_set"), "no_such_set"),
+        (TEACHER.replace("steps", "stepz"), "did you mean 'steps'?"),
+        (TEACHER + "- compress: {target: {macs: 0}}\n", "in (0, 1]"),
+        (
+            "dataset: digits\nstages:\n- teacher: {network: {load: x.keras}}\n",
+            "x.keras",
+        ),
+    ],
+    ids=["dataset", "key", "budget", "model"],
+)
+def test_bad_recipes(cli, tmp_path, text, words):
+    path = recipe(tmp_path, text)
+    code, out, err = cli("run", path, "-o", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ") and err.count("\n") == 1
+    assert words in err
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_bad_inputs(cli, model, tmp_path):
+    text = tmp_path / "text.keras"
+    text.write_text("not a model")
+    seven = tmp_path / "seven.keras"
+    resnet((8, 8, 1), 7, depth=8, width=4).save(seven)
+    new = tmp_path / "new.keras"
+    calls = {
+        ("plan", text): "not a Keras model",
+        ("plan", "VGG61"): "neither a .keras file nor",
+        ("plan", tmp_path / "none.keras"): "There is no model file",
+        ("plan", model, "--target-macs", "1.5"): "in (0, 1]",
+        ("plan", model, "--target-macs", "nan"): "in (0, 1]",
+        ("plan", model, "--selector", "enrgy"): "did you mean 'energy'?",
+        ("plan", model, "--keep", "stm*"): "No layer matches 'stm*'",
+        ("compress", seven, "--data", "digits", "-o", new): "has 10 classes",
+        ("compress", model, "--data", "nope", "-o", new): "nope",
+        ("compress", model, "--data", "digits", "-o", "x.h5"): "must end in .keras",
+        ("compress", model, "--data", "digits", "-o", text / "x.keras"): "no folder",
+        ("export", text, "-o", new): "not a Keras model",
+        ("export", model, "-o", new, "--quantization", "int9"): "'int8'",
+        ("export", model, "-o", new, "--quantization", "int8"): "--data",
+        ("bench", text): "text.keras",
+        ("data", "import-idx", tmp_path, "--name", "x", "--data-dir", tmp_path): "IDX",
+    }
+    for arguments, words in calls.items():
+        code, out, err = cli(*arguments)
+        assert code == 2, (arguments, err)
+        assert err.startswith("Error: ") and err.count("\n") == 1, err
+        assert words in err, (arguments, err)
+        assert out == ""
+    assert sorted(tmp_path.iterdir()) == [seven, text]
+
+
+def test_folders_that_do_not_fit(cli, tmp_path):
+    path = recipe(tmp_path, TEACHER)
+    code, _, err = cli("run", path, "-o", path / "below")
+    assert code == 2 and "cannot be written" in err
+    assert path.read_text() == TEACHER
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "run.json").write_text('{"recipe": "of somebody else"}')
+    code, _, err = cli("run", path, "-o", other)
+    assert code == 2 and "belongs to another recipe" in err
+    assert [p.name for p in other.iterdir()] == ["run.json"]
+
+
+def test_models_that_cannot_be_compressed(cli, tmp_path):
+    """Of the wrong kind, of code that is not here, or with nothing to factorize."""
+    image = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    small = tmp_path / "small.keras"
+    keras.Model(image, keras.layers.Dense(10)(x)).save(small)
+    new = tmp_path / "new.keras"
+    code, _, err = cli("compress", small, "--data", "digits", "-o", new)
+    assert code == 2
+    last = err.splitlines()[-1]
+    assert last.startswith("Error: Nothing in model")
+    assert "rank 1 would not make it smaller" in last
+
+    @keras.saving.register_keras_serializable(package="elsewhere")
+    class Own(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = keras.layers.Dense(10)
+
+        def call(self, inputs):
+            return self.dense(keras.ops.reshape(inputs, (-1, 64)))
+
+    own = Own()
+    own(keras.ops.zeros((1, 8, 8, 1)))
+    own.save(tmp_path / "own.keras")
+    keras.saving.get_custom_objects().pop("elsewhere>Own")
+    code, _, err = cli("plan", tmp_path / "own.keras")
+    assert code == 2 and err.startswith("Error: ") and err.count("\n") == 1
+    assert "Own" in err
+    assert not new.exists()
