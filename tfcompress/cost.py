@@ -42,20 +42,14 @@ def _dense(layer: Any, call: Call) -> int:
 
 
 def _einsum_dense(layer: Any, call: Call) -> int:
-    inputs, rest = layer.equation.split(",")
-    kernel, outputs = rest.split("->")
+    inputs, kernel = layer.equation.split("->")[0].split(",")
+    # One sample: the batch has size 1, wherever the equation puts it. Axes under an
+    # ellipsis get names of their own. Every output axis is one of these.
+    shape = (1, *call.input_shape)
+    hidden = "0123456789"[: len(shape) - len(inputs.replace("...", ""))]
     sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
-    named_in = inputs.replace("...", "")
-    named_out = outputs.replace("...", "")
-    sizes |= dict(zip(reversed(named_in), reversed(call.input_shape), strict=False))
-    sizes |= dict(zip(reversed(named_out), reversed(call.output_shape), strict=False))
-    letters = set(named_in) | set(kernel) | set(named_out)
-    if "..." not in inputs:
-        letters.discard(named_in[0])  # batch
-        return math.prod(sizes[letter] for letter in letters)
-    lead = len(call.input_shape) + 1 - len(named_in)
-    broadcast = math.prod(call.input_shape[: max(lead - 1, 0)])
-    return broadcast * math.prod(sizes[letter] for letter in letters)
+    sizes |= dict(zip(inputs.replace("...", hidden), shape, strict=True))
+    return math.prod(sizes.values())
 
 
 def _attention(layer: Any, call: Call) -> int:
@@ -64,6 +58,12 @@ def _attention(layer: Any, call: Call) -> int:
     length = math.prod(call.input_shape[:-1])
     per_head = layer._key_dim + (layer._value_dim or layer._key_dim)
     return length * length * layer._num_heads * per_head
+
+
+def _time_distributed(layer: Any, call: Call) -> int:
+    # It runs the `call` of the layer within, which no trace sees, once for each step.
+    step = Call(call.input_shape[1:], call.output_shape[1:])
+    return call.input_shape[0] * _own_macs(layer.layer, (step,))
 
 
 _MACS: dict[type, Callable[[Any, Call], int]] = {
@@ -80,6 +80,7 @@ _MACS: dict[type, Callable[[Any, Call], int]] = {
     keras.layers.Conv2DTranspose: _conv_transpose,
     keras.layers.Conv3DTranspose: _conv_transpose,
     keras.layers.MultiHeadAttention: _attention,
+    keras.layers.TimeDistributed: _time_distributed,
 }
 
 

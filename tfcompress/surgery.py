@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from tfcompress.errors import UnsupportedModelError
-from tfcompress.layers import FactorizedLayer
-from tfcompress.trace import input_specs, leaves
+from tfcompress.layers import FactorizedLayer, registry
+from tfcompress.trace import descendants, input_specs, leaves
 
 Chain = list[keras.layers.Layer]
 
@@ -84,8 +84,6 @@ def factorize(
 def _factorized(
     layer: keras.layers.Layer, type_name: str, ranks: tuple[int, ...]
 ) -> FactorizedLayer:
-    from tfcompress.layers import registry
-
     cls = registry.get(type_name)
     if type(layer) is cls:
         return layer.truncate(ranks)
@@ -120,7 +118,7 @@ class _Rebuild:
         self._chains: dict[int, Chain] = {}
         self._pairs: list[tuple[Any, Any]] = []
         self._models: list[tuple[keras.Model, keras.Model]] = []
-        self._keep: list[Any] = []
+        self._flags: list[tuple[keras.layers.Layer, bool]] = []
 
     def model(self, model: keras.Model) -> keras.Model:
         if not model.built:
@@ -149,6 +147,7 @@ class _Rebuild:
             else:
                 one = isinstance(replacement, keras.layers.Layer)
                 chain = [replacement] if one else list(replacement)
+                self._keep_flags(chain)
             self._chains[id(layer)] = chain
         return self._chains[id(layer)]
 
@@ -166,7 +165,8 @@ class _Rebuild:
         chains: dict[int, Chain] = {}
 
         def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-            if isinstance(layer, keras.layers.InputLayer):
+            plain = not isinstance(layer, keras.layers.Layer)  # a keras.ops call
+            if plain or isinstance(layer, keras.layers.InputLayer):
                 return _copy_layer(layer)
             chain = self._layer(layer)
             chains[id(chain[0])] = chain
@@ -183,9 +183,15 @@ class _Rebuild:
         )
 
     def _subclassed(self, model: keras.Model) -> keras.Model:
-        chosen = {
-            id(layer): self._replacements.get(id(layer)) for _, layer in leaves(model)
-        }
+        chosen: dict[int, Any] = {}
+        for _, layer in leaves(model):
+            replacement = self._replacements.get(id(layer))
+            if replacement is None and isinstance(layer, FactorizedLayer):
+                # The configuration gives back the stock layer that stood there.
+                replacement = _copy_layer(layer)
+                replacement.build_from_config(layer.get_build_config())
+                self._pairs.append((layer, replacement))
+            chosen[id(layer)] = replacement
         try:
             new = type(model).from_config(model.get_config())
             twins = _twins(model, new)
@@ -209,6 +215,7 @@ class _Rebuild:
                     f"Layer '{replacement.name}' of the subclassed model "
                     f"'{model.name}' is held by no attribute, list or dictionary."
                 )
+            self._keep_flags([replacement])
         specs = input_specs(model)
         new(tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specs))
         for _, layer in leaves(model):
@@ -216,11 +223,18 @@ class _Rebuild:
                 self._pairs.append((layer, twins[id(layer)]))
         return new
 
+    def _keep_flags(self, chain: Chain) -> None:
+        for layer in chain:
+            self._flags += [(x, x.trainable) for x in descendants(layer)]
+
     def copy_state(self) -> None:
         # Parents first: setting a model's flag sets those of its layers.
         for old, new in reversed(self._models):
             if new.trainable != old.trainable:
                 new.trainable = old.trainable
+        for layer, trainable in self._flags:
+            if layer.trainable != trainable:
+                layer.trainable = trainable
         for old, new in self._pairs:
             _copy_flags(old, new)
             for a, b in zip(old.variables, new.variables, strict=True):
@@ -231,8 +245,16 @@ def _is_functional(model: keras.Model) -> bool:
     return getattr(model, "_inputs_struct", None) is not None
 
 
-def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    return type(layer).from_config(layer.get_config())
+def _copy_layer(layer: Any) -> Any:
+    try:
+        return type(layer).from_config(layer.get_config())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be copied: its "
+            f"configuration does not give it back ({reason}). Write it as a layer "
+            "with get_config."
+        ) from error
 
 
 def _copy_flags(old: Any, new: Any) -> None:
@@ -247,7 +269,10 @@ def _twins(old: keras.Model, new: keras.Model) -> dict[int, keras.layers.Layer]:
     """Layers of a freshly made model by the id of those of the original."""
     pairs = list(itertools.zip_longest(leaves(old), leaves(new)))
     for one, other in pairs:
-        if one is None or other is None or type(one.layer) is not type(other.layer):
+        if one is None or other is None:
+            raise ValueError("the copy has another number of layers than the original")
+        same = type(one.layer) is type(other.layer)
+        if not same and not isinstance(one.layer, FactorizedLayer):
             raise ValueError("the copy has other layers than the original")
     return {id(one.layer): other.layer for one, other in pairs}
 
@@ -259,21 +284,31 @@ def _set_attribute(owner: Any, old: keras.layers.Layer, new: Any) -> bool:
         if key.startswith("_"):
             continue
         if value is old:
+            _track_instead(owner, old, new)
             setattr(owner, key, new)
             done = True
         elif isinstance(value, list):
             for index, item in enumerate(value):
                 if item is old:
+                    _track_instead(owner, old, new)
                     value[index] = new
                     done = True
         elif isinstance(value, dict):
             for name, item in list(value.items()):
                 if item is old:
+                    _track_instead(owner, old, new)
                     value[name] = new
                     done = True
         if isinstance(value, keras.Model):
             done = _set_attribute(value, old, new) or done
     return done
+
+
+def _track_instead(owner: Any, old: keras.layers.Layer, new: Any) -> None:
+    # Keras tracks what is assigned to an attribute but never forgets what stood
+    # there, and does not see assignments to items of a list.
+    if owner._tracker.is_in_store("layers", old):
+        owner._tracker.replace_tracked_value("layers", old, new)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress.surgery")

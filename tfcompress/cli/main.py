@@ -22,6 +22,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Prepares data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+# What typer ends with after Ctrl-C.
+_INTERRUPTED = 130
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Data = Annotated[
     str, typer.Option("--data", help="Data set name, image folder or IDX folder.")
@@ -44,9 +47,10 @@ def main() -> None:
     except TfcompressError as error:
         sys.stderr.write(f"Error: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped. The same command goes on where it was.\n")
-        raise SystemExit(130) from None
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            sys.stderr.write("Stopped. The same `run` goes on at the stage it was in.\n")
+        raise
 
 
 @app.callback(invoke_without_command=True)

@@ -30,6 +30,20 @@ SHARED_CONFIG = (
 )
 
 
+class _OnProduct(regularizers.Regularizer):
+    """A regularizer of the product of a layer's factors, attached to one of them.
+
+    As a variable's regularizer it is counted once, however often the layer is called,
+    in full precision, and only while the layer is trainable: as that of a kernel.
+    """
+
+    def __init__(self, layer: FactorizedLayer) -> None:
+        self.layer = layer
+
+    def __call__(self, factor: Any) -> Any:
+        return self.layer.kernel_regularizer(self.layer.product())
+
+
 def as_ranks(ranks: int | Sequence[int], count: int) -> tuple[int, ...]:
     """Ranks as a tuple of `count` positive integers.
 
@@ -231,7 +245,7 @@ class FactorizedLayer(keras.layers.Layer):
         # Keras' Dense has an activity regularizer but leaves it out of its config.
         config["activity_regularizer"] = layer.activity_regularizer
         new = cls(ranks=ranks, **{key: config[key] for key in cls.config_keys()})
-        new.build((None,) * (kernel.ndim - 1) + (kernel.shape[-2],))
+        new.build(new.build_shape(kernel.shape))
         new.assign_factors(cls.decompose(kernel, ranks))
         if new.use_bias:
             new.bias.assign(layer.bias)
@@ -276,8 +290,7 @@ class FactorizedLayer(keras.layers.Layer):
             )
         config = self.get_config() | {"ranks": ranks}
         new = type(self).from_config(config)
-        shape = self.kernel_shape()
-        new.build((None,) * (len(shape) - 1) + (shape[-2],))
+        new.build(new.build_shape(self.kernel_shape()))
         new.assign_factors(self.truncate_factors(self.factors(), ranks))
         if self.use_bias:
             new.bias.assign(self.bias)
@@ -292,6 +305,8 @@ class FactorizedLayer(keras.layers.Layer):
                 name=name, shape=shape, initializer="glorot_uniform"
             )
             setattr(self, name, weight)
+        if self.kernel_regularizer is not None:
+            getattr(self, self.factor_names[0]).regularizer = _OnProduct(self)
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -305,20 +320,24 @@ class FactorizedLayer(keras.layers.Layer):
             min_ndim=2, axes={self.channel_axis(): kernel_shape[-2]}
         )
 
+    def build_shape(self, kernel_shape: tuple[int, ...]) -> tuple[int | None, ...]:
+        """The input shape to build with, as far as a kernel tells it: the channels."""
+        shape: list[int | None] = [None] * len(kernel_shape)
+        shape[self.channel_axis()] = kernel_shape[-2]
+        return tuple(shape)
+
     def channel_axis(self) -> int:
         """Axis of the input channels."""
         return -1
 
     def finish(self, outputs: Any) -> Any:
-        """Bias, kernel regularization and activation; for `call` of a subclass."""
+        """Bias and activation; for `call` of a subclass."""
         if self.bias is not None:
             if self.channel_axis() == -1:
                 outputs = ops.add(outputs, self.bias)
             else:
                 shape = (1, -1) + (1,) * (len(outputs.shape) - 2)
                 outputs = ops.add(outputs, ops.reshape(self.bias, shape))
-        if self.kernel_regularizer is not None:
-            self.add_loss(self.kernel_regularizer(self.product()))
         if self.activation is not None:
             outputs = self.activation(outputs)
         return outputs

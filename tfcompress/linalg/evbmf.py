@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.optimize
 
+from tfcompress.linalg.svd import check_matrix
+
 
 def _tau(x: np.ndarray, alpha: float) -> np.ndarray:
     b = x - (1.0 + alpha)
@@ -43,6 +45,11 @@ def _shape_of(values: np.ndarray, shape: tuple[int, int]) -> tuple[int, int]:
             "shape must be that of the matrix the singular values come from. "
             f"Received: shape={shape}, {len(values)} values"
         )
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            "The singular values hold NaN or infinity: the weights they come from are "
+            f"broken. Received: {np.count_nonzero(~np.isfinite(values))} such values"
+        )
     return length, width
 
 
@@ -58,7 +65,7 @@ def evbmf_noise_variance(values: np.ndarray, shape: tuple[int, int]) -> float:
         of exactly low rank).
 
     Raises:
-        ValueError: the values do not fit the shape.
+        ValueError: the values do not fit the shape, or are not finite.
     """
     squares = np.sort(np.asarray(values, np.float64))[::-1] ** 2
     length, width = _shape_of(squares, shape)
@@ -137,8 +144,11 @@ def evbmf(
     Returns:
         `(u, s, vt, noise_variance)`: the kept singular vectors with shapes `(m, r)`
         and `(r, n)`, and the shrunken singular values (theorem 2), shape `(r,)`.
+
+    Raises:
+        ValueError: the array is no matrix, is empty, or holds NaN or infinity.
     """
-    matrix = np.asarray(matrix, np.float64)
+    matrix = check_matrix(matrix).astype(np.float64, copy=False)
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
     if noise_variance is None:
         noise_variance = evbmf_noise_variance(s, matrix.shape)

@@ -10,7 +10,8 @@ import scipy.linalg
 _GRAM_FROM = 1024
 
 
-def _check_matrix(matrix: np.ndarray) -> np.ndarray:
+def check_matrix(matrix: np.ndarray) -> np.ndarray:
+    """The array itself, if it is a finite, non-empty matrix; else a ValueError."""
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(
@@ -47,7 +48,7 @@ def singular_values(matrix: np.ndarray) -> np.ndarray:
         >>> singular_values(np.diag([3.0, 4.0]))
         array([4., 3.])
     """
-    matrix = _check_matrix(matrix)
+    matrix = check_matrix(matrix)
     work = matrix.astype(_work_dtype(matrix), copy=False)
     if min(work.shape) < _GRAM_FROM:
         return scipy.linalg.svdvals(work, check_finite=False).astype(np.float64)
@@ -77,7 +78,7 @@ def truncated_svd(
         >>> u.shape, s.shape, vt.shape
         ((3, 2), (2,), (2, 3))
     """
-    matrix = _check_matrix(matrix)
+    matrix = check_matrix(matrix)
     m, n = matrix.shape
     if not 1 <= rank <= min(m, n):
         raise ValueError(f"rank must lie in [1, {min(m, n)}]. Received: rank={rank}")
