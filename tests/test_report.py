@@ -37,6 +37,11 @@ def report(**compress):
                 },
             },
             {
+                "stage": "export_tflite",
+                "seconds": 0.1,
+                "figures": {"bytes": {"float32": 9, "int8": 4}, "model": "teacher"},
+            },
+            {
                 "stage": "evaluate",
                 "seconds": 3.0,
                 "figures": {"files": [row | {"name": "teacher float32"}]},
@@ -75,3 +80,31 @@ def test_file_table():
 def test_without_times_drops_times_and_nothing_else():
     data = {"a": 1, "seconds": 3, "list": [{"latency": {"median_ms": 1}, "b": 2}]}
     assert without_times(data) == {"a": 1, "list": [{"b": 2}]}
+
+
+def test_the_export_row_is_of_the_files():
+    lines = to_markdown(report()).splitlines()
+    row = next(line for line in lines if line.startswith("| export_tflite |"))
+    assert "9 -> 4 (files)" in row
+    assert "0.9000 (test)" in row
+
+
+def test_plot(tmp_path):
+    from tfcompress.plots import plot_report
+
+    scores = {"accuracy": 0.9}
+    entry = {
+        "after": {"macs": 500},
+        "dense": {"macs": 1000},
+        "recalibrated": {"accuracy": 0.7},
+        "fine_tuned": scores,
+        "accepted": True,
+    }
+    rounds = [entry, entry | {"accepted": False, "after": {"macs": 300}}]
+    assert plot_report(report(rounds=rounds), tmp_path / "a.png")
+    assert plot_report(report(rounds=rounds), tmp_path / "b.png")
+    first = (tmp_path / "a.png").read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert first == (tmp_path / "b.png").read_bytes()
+    assert not plot_report({"stages": []}, tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()

@@ -26,7 +26,7 @@ from tfcompress.ranks import Budget, Energy, Plan, RankSelector
 from tfcompress.spec import Cost
 from tfcompress.surgery import copy_model, factorize, recalibrate_batch_norm
 
-Progress = Callable[[int, int, dict[str, float]], None]
+Progress = Callable[[float, int, dict[str, float]], None]
 Figures = dict[str, float]
 
 
@@ -184,7 +184,7 @@ def compress(
         recalibration_steps: batches for batch-norm recalibration.
         seed: of views and shuffling.
         jit_compile: as in `keras.Model.compile`.
-        progress: called after each epoch with (epochs done, epochs in all, figures).
+        progress: called as training goes on with (epochs done, epochs in all, figures).
 
     Returns:
         A `Compression`: the best model so far, whether the target was met, and the
@@ -337,7 +337,7 @@ def _shifted(
         return None
     total = max(rounds, attempt + 1) * epochs
 
-    def report(epoch: int, _: int, figures: dict[str, float]) -> None:
+    def report(epoch: float, _: int, figures: dict[str, float]) -> None:
         progress(attempt * epochs + epoch, total, figures | {"round": attempt + 1})
 
     return report

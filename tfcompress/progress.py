@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Self
 
@@ -64,10 +65,14 @@ class TerminalDisplay:
         self._unit = "epoch" if name in training else "step"
         self._last_line = time.monotonic()
         if done:
-            self.console.print(f"{self._stage}: done before, kept", highlight=False)
+            self.console.print(
+                f"{self._stage}: done before, kept", highlight=False, soft_wrap=True
+            )
             return
         if self._bar is None:
-            self.console.print(f"{self._stage}: started", highlight=False)
+            self.console.print(
+                f"{self._stage}: started", highlight=False, soft_wrap=True
+            )
             return
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -75,9 +80,9 @@ class TerminalDisplay:
             self._stage, total=None, place="preparing", figures=""
         )
 
-    def update(self, done: int, total: int, figures: dict[str, float]) -> None:
+    def update(self, done: float, total: int, figures: dict[str, float]) -> None:
         """The stage is at `done` of `total`."""
-        place = f"{self._unit} {done}/{total}"
+        place = f"{self._unit} {math.ceil(done)}/{total}"
         shown = "  ".join(
             f"{key} {figures[key]:.4g}" for key in _SHOWN if key in figures
         )
@@ -87,11 +92,15 @@ class TerminalDisplay:
             )
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.console.print(f"{self._stage}: {place}  {shown}", highlight=False)
+            self.console.print(
+                f"{self._stage}: {place}  {shown}", highlight=False, soft_wrap=True
+            )
 
     def finish(self, name: str, seconds: float) -> None:
         """The stage is done."""
         if self._bar is not None and self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
-        self.console.print(f"{self._stage}: {seconds:.1f} s", highlight=False)
+        self.console.print(
+            f"{self._stage}: {seconds:.1f} s", highlight=False, soft_wrap=True
+        )

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfcompress import __version__
+from tfcompress import __version__, plots
 from tfcompress.files import write_atomically
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def write_report(
         ],
     }
     write_atomically(folder / "report.json", json.dumps(report, indent=1))
-    write_atomically(folder / "report.md", to_markdown(report))
+    picture = None
+    if plots.available() and plots.plot_report(report, folder / "report.png"):
+        picture = "report.png"
+    write_atomically(folder / "report.md", to_markdown(report, picture=picture))
     return report
 
 
@@ -81,7 +84,6 @@ def file_table(report: dict[str, Any]) -> list[list[str]]:
         ]
     ]
     for row in figures["files"]:
-        latency = row["latency"]
         table.append(
             [
                 row["name"],
@@ -90,15 +92,19 @@ def file_table(report: dict[str, Any]) -> list[list[str]]:
                 _share(row["bytes"], first["bytes"]),
                 f"{100 * row['accuracy']:.2f} %",
                 f"{100 * row['agreement']:.2f} %",
-                f"{latency['median_ms']:.3f} "
-                f"({latency['q1_ms']:.3f} to {latency['q3_ms']:.3f})",
+                _latency(row["latency"]),
             ]
         )
     return table
 
 
-def to_markdown(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+def to_markdown(report: dict[str, Any], *, picture: str | None = None) -> str:
+    """The report as Markdown.
+
+    Args:
+        report: as `write_report` makes it.
+        picture: file name of the plot beside it, or None.
+    """
     sizes = report["dataset"]["sizes"]
     lines = [
         f"# {report['recipe']['name']}",
@@ -122,6 +128,9 @@ def to_markdown(report: dict[str, Any]) -> str:
             *_markdown(table),
         ]
     lines += ["", "## Stages", "", *_markdown(_stage_table(report))]
+    if picture:
+        alt = "Accuracy over MACs of every round, and agreement during distillation"
+        lines += ["", f"![{alt}]({picture})"]
     compressed = _figures(report).get("compress")
     if compressed is not None:
         lines += _compression(compressed)
@@ -155,6 +164,9 @@ def _stage_table(report: dict[str, Any]) -> list[list[str]]:
     for stage in report["stages"]:
         before = stage["figures"].get("before")
         after = stage["figures"].get("after")
+        if stage["stage"] == "export_tflite":
+            table.append(_export_row(report, stage))
+            continue
         cells = [stage["stage"]]
         for key in ("params", "macs", "bytes"):
             cells.append(_change(before, after, key, "{:,}"))
@@ -164,6 +176,29 @@ def _stage_table(report: dict[str, Any]) -> list[list[str]]:
         cells.append(f"{stage['seconds']:.1f}")
         table.append(cells)
     return table
+
+
+def _export_row(report: dict[str, Any], stage: dict[str, Any]) -> list[str]:
+    """What export did to cost, accuracy and latency: float32 -> the others."""
+    measured = _figures(report).get("evaluate", {}).get("files", [])
+    model = stage["figures"]["model"]
+    names = [f"{model} {name}" for name in stage["figures"]["bytes"]]
+    rows = [row for row in measured if row["name"] in names]
+    sizes = " -> ".join(f"{size:,}" for size in stage["figures"]["bytes"].values())
+    return [
+        stage["stage"],
+        f"{rows[0]['params']:,}" if rows else "",
+        f"{rows[0]['macs']:,}" if rows else "",
+        f"{sizes} (files)",
+        " -> ".join(f"{row['accuracy']:.4f}" for row in rows) + " (test)" * bool(rows),
+        " -> ".join(f"{row['agreement']:.4f}" for row in rows),
+        " -> ".join(_latency(row["latency"]) for row in rows),
+        f"{stage['seconds']:.1f}",
+    ]
+
+
+def _latency(one: dict[str, float]) -> str:
+    return f"{one['median_ms']:.3f} ({one['q1_ms']:.3f} to {one['q3_ms']:.3f})"
 
 
 _OF_STAGE = {
@@ -178,10 +213,7 @@ def _latencies(report: dict[str, Any]) -> dict[str, str]:
     found = {}
     for row in _figures(report).get("evaluate", {}).get("files", []):
         if row["name"].endswith(" float32"):
-            one = row["latency"]
-            found[row["model"]] = (
-                f"{one['median_ms']:.3f} ({one['q1_ms']:.3f} to {one['q3_ms']:.3f})"
-            )
+            found[row["model"]] = _latency(row["latency"])
     return found
 
 
@@ -193,8 +225,6 @@ def _stage_latency(stage: str, latency: dict[str, str]) -> str:
 
 def _change(before: Any, after: Any, key: str, form: str) -> str:
     values = [side[key] for side in (before, after) if side and key in side]
-    if len(values) == 2 and values[0] == values[1]:
-        values = values[:1]
     return " -> ".join(form.format(value) for value in values)
 
 

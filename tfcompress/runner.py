@@ -36,7 +36,7 @@ class Display(Protocol):
 
     def start(self, index: int, count: int, name: str, *, done: bool) -> None: ...
 
-    def update(self, done: int, total: int, figures: dict[str, float]) -> None: ...
+    def update(self, done: float, total: int, figures: dict[str, float]) -> None: ...
 
     def finish(self, name: str, seconds: float) -> None: ...
 
@@ -47,7 +47,7 @@ class Silent:
     def start(self, index: int, count: int, name: str, *, done: bool) -> None:
         pass
 
-    def update(self, done: int, total: int, figures: dict[str, float]) -> None:
+    def update(self, done: float, total: int, figures: dict[str, float]) -> None:
         pass
 
     def finish(self, name: str, seconds: float) -> None:

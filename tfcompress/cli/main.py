@@ -49,7 +49,9 @@ def main() -> None:
         raise SystemExit(2) from None
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            sys.stderr.write("Stopped. The same `run` goes on at the stage it was in.\n")
+            sys.stderr.write(
+                "Stopped. The same `run` goes on at the stage it was in.\n"
+            )
         raise
 
 

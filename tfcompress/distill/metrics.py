@@ -25,7 +25,9 @@ def classify(model: keras.Model) -> Any:
 
     def logits(images: Any) -> Any:
         # Keras casts its inputs (bytes of pixels, float64 arrays); a signature not.
-        cast = tf.nest.map_structure(lambda s, x: tf.cast(x, s.dtype), signature, images)
+        cast = tf.nest.map_structure(
+            lambda s, x: tf.cast(x, s.dtype), signature, images
+        )
         return forward(cast)
 
     return logits

@@ -51,5 +51,7 @@ def make_optimizer(
         weight_decay=weight_decay / learning_rate,
         global_clipnorm=clip_norm,
     )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    # The end of the path, for a layer may bear such a name as well.
+    names = [rf"(^|/){name}(:\d+)?$" for name in ("bias", "gamma", "beta")]
+    optimizer.exclude_from_weight_decay(var_names=names)
     return optimizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,19 +17,37 @@ from tfcompress.distill.views import ViewSpec, make_views
 # A short training is validated after every epoch, a long one this many times.
 _VALIDATIONS = 20
 
-Progress = Callable[[int, int, dict[str, float]], None]
+# Within an epoch, progress is told no more often than this.
+_SECONDS_BETWEEN_REPORTS = 0.5
+
+Progress = Callable[[float, int, dict[str, float]], None]
 
 
 class _Report(keras.callbacks.Callback):
-    """Tells a progress function the epoch, the epochs in all, and the figures."""
+    """Tells a progress function the epochs done, those in all, and the figures."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
+        self._epoch = 0
+        self._last = 0.0
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # The end of the epoch has its own report, with the validation's figures.
+        share = (batch + 1) / self.params["steps"]
+        if share < 1 and time.monotonic() - self._last > _SECONDS_BETWEEN_REPORTS:
+            self._report(self._epoch + share, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._report(epoch + 1, logs)
+
+    def _report(self, done: float, logs: dict[str, float] | None) -> None:
         figures = {key: float(value) for key, value in (logs or {}).items()}
-        self._progress(epoch + 1, self.params["epochs"], figures)
+        self._progress(done, self.params["epochs"], figures)
+        self._last = time.monotonic()
 
 
 class Supervised(keras.Model):
@@ -137,7 +156,8 @@ def fit(
         steps_per_epoch: steps of each.
         learning_rate, weight_decay, warmup_steps: see `make_optimizer`.
         jit_compile: as in `keras.Model.compile`.
-        progress: called after each epoch with (epoch, epochs, figures).
+        progress: called after each epoch, and now and then within one, with (epochs
+            done, epochs in all, figures).
         callbacks: further Keras callbacks.
 
     Returns:

@@ -141,6 +141,7 @@ def make_views(
     Returns:
         `Views`; one tensor serves both networks in the consistent modes.
     """
+    images = tf.convert_to_tensor(images)
     if not images.dtype.is_floating:
         images = tf.cast(images, tf.float32)
     size = size or (images.shape[1], images.shape[2])

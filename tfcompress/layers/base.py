@@ -50,7 +50,8 @@ def as_ranks(ranks: int | Sequence[int], count: int) -> tuple[int, ...]:
     Raises:
         RankError: wrong number of ranks, or one that is no positive integer.
     """
-    given = (ranks,) if isinstance(ranks, (int, np.integer)) else tuple(ranks)
+    several = isinstance(ranks, (Sequence, np.ndarray)) and not isinstance(ranks, str)
+    given = tuple(ranks) if several else (ranks,)
     valid = all(
         isinstance(r, (int, np.integer)) and not isinstance(r, bool) and r >= 1
         for r in given

@@ -51,7 +51,8 @@ def tucker2_ranks_for_rate(
     kh, kw, n_in, n_out = kernel_shape
     beta = max(0.8 * n_out / n_in, 1.0)
     a, b, c = beta * kh * kw, n_in + beta * n_out, -count / rate
-    r_in = (-b + math.sqrt(b * b - 4.0 * a * c)) / (2.0 * a)
+    # The form without the difference of two nearly equal numbers.
+    r_in = -2.0 * c / (b + math.sqrt(b * b - 4.0 * a * c))
     return r_in, beta * r_in
 
 

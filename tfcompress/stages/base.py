@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from tfcompress.data import Dataset
 
-Progress = Callable[[int, int, dict[str, float]], None]
+Progress = Callable[[float, int, dict[str, float]], None]
 
 
-def no_progress(done: int, total: int, figures: dict[str, float]) -> None:
+def no_progress(done: float, total: int, figures: dict[str, float]) -> None:
     """A progress function that shows nothing."""
 
 
