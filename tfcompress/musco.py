@@ -175,8 +175,8 @@ def compress(
         teacher: network to match when fine-tuning; `model` by default.
         views: what teacher and student see; a mild consistent crop by default.
         temperature, label_weight: see `Distiller`.
-        epochs: epochs of fine-tuning in each round; or
-        steps: about how many steps instead. 10 epochs where neither is given.
+        epochs: epochs of fine-tuning in each round; 10 where neither is given.
+        steps: about how many steps; with both, the longer.
         fine_tuning: `(epochs, steps per epoch)` instead of both, for data without a
             length.
         learning_rate, weight_decay: see `make_optimizer`.
@@ -200,7 +200,7 @@ def compress(
         ...                   target=Budget(macs=0.4))
         >>> result.model.save("smaller.keras")                # doctest: +SKIP
     """
-    if rounds < 1 or retries < 0 or max_drop < 0:
+    if rounds < 1 or retries < 0 or not max_drop >= 0:
         raise TfcompressError(
             "rounds must be at least 1, retries and max_drop not negative. Received: "
             f"rounds={rounds}, retries={retries}, max_drop={max_drop}"

@@ -12,6 +12,7 @@ from tfcompress.models import resnet
 from tfcompress.ranks import VBMF, Budget, Energy
 from tfcompress.stages import STAGES, Context, Distill, Network, Teacher, load_model
 from tfcompress.stages.compress import make_selector
+from tfcompress.stages.training import schedule
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +119,26 @@ def test_a_trained_on_student_file_is_not_changed(digits, tmp_path):
     assert stage.sources() == (start,)
 
 
-def test_steps_and_epochs_exclude_each_other(digits, tmp_path):
-    with pytest.raises(TfcompressError, match="either steps or epochs"):
-        Teacher(steps=3, epochs=3).run({}, Context(folder=tmp_path, data=digits))
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (125, 8)),
+        ({"epochs": 4}, (4, 8)),
+        ({"steps": 16}, (2, 8)),
+        ({"steps": 16, "epochs": 4}, (4, 8)),
+        ({"steps": 80, "epochs": 4}, (10, 8)),
+        ({"steps": 16, "batch_size": 5000}, (16, 1)),
+    ],
+)
+def test_length_of_training(digits, tmp_path, options, expected):
+    context = Context(folder=tmp_path, data=digits)
+    _, *length = schedule(Teacher(**options), context, default_steps=1000)
+    assert tuple(length) == expected
+
+
+def test_no_training_at_all_is_refused(digits, tmp_path):
+    with pytest.raises(TfcompressError, match="teacher: Give steps, epochs or both"):
+        Teacher(steps=0).run({}, Context(folder=tmp_path, data=digits))
 
 
 def test_export_options():

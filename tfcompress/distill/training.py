@@ -115,18 +115,20 @@ def epochs_and_steps(
 
     Args:
         steps: about how many steps in all; epochs are made as equal as possible.
-        epochs: how many passes over the data instead.
+        epochs: how many passes over the data. With both, the longer of the two: one
+            recipe then suits small and large data.
         steps_per_epoch: steps of one pass.
 
     Raises:
-        ValueError: neither or both of `steps` and `epochs`, or not positive.
+        ValueError: neither `steps` nor `epochs`, or not positive.
     """
-    if (steps is None) == (epochs is None) or (steps or epochs or 0) < 1:
+    given = [value for value in (steps, epochs) if value is not None]
+    if not given or min(given) < 1:
         raise ValueError(
-            "Give either steps or epochs, at least 1. "
+            "Give steps, epochs or both, at least 1. "
             f"Received: steps={steps}, epochs={epochs}"
         )
-    if epochs is not None:
+    if steps is None or (epochs or 0) * steps_per_epoch >= steps:
         return epochs, steps_per_epoch
     count = max(math.ceil(steps / steps_per_epoch), 1)
     return count, max(round(steps / count), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class RankSelector:
         types: pattern -> layer type name; the last pattern that matches wins.
             "cheapest" takes the type with the fewest MACs. Without a match: Tucker-2
             for k×k convolutions, a pair of factors for 1×1 ones (MUSCO's rule).
-        round_to: ranks are rounded down to multiples of this; None takes 8 where the
+        round_to: ranks are rounded to multiples of this; None takes 8 where the
             largest rank is at least 64, 4 from 16, else 1. Hardware likes multiples.
         min_rank: no rank falls below this.
     """
@@ -72,13 +73,24 @@ class RankSelector:
         """All patterns of layer paths, for the check that each one matches."""
         return (*self.keep, *self.types)
 
-    def rounded(self, rank: float, largest: int) -> int:
-        """A usable rank: rounded down to the grid, at least `min_rank`."""
+    def rounded(self, rank: float, largest: int, *, up: bool = False) -> int:
+        """A usable rank: on the grid, at least `min_rank`, at most `largest`.
+
+        A rank below one step of the grid is put on a grid half as wide, and so on: a
+        rank of 7 becomes 4, not 1.
+
+        Args:
+            rank: the rank wanted.
+            largest: the largest useful rank.
+            up: round up instead of down.
+        """
         grid = self.round_to
         if grid is None:
             grid = 8 if largest >= 64 else 4 if largest >= 16 else 1
-        down = int(rank) // grid * grid
-        return max(min(max(down, self.min_rank), largest), 1)
+        while grid > max(rank, 1):
+            grid //= 2
+        whole = math.ceil(rank / grid) if up else int(rank / grid)
+        return max(min(max(whole * grid, self.min_rank), largest), 1)
 
     def candidates(self, spec: LayerSpec) -> tuple[str, ...]:
         """Layer types to consider for a layer: one, or all for "cheapest"."""

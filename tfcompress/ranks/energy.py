@@ -106,5 +106,6 @@ class Energy(RankSelector):
             spectra.of(spec, name), largest, now, strict=True
         ):
             rank = rank_for_energy(values, lost / cls.rank_count)
-            ranks.append(min(self.rounded(rank, most), limit))
+            # Up: the threshold is kept, and a budget counts what rounding costs.
+            ranks.append(min(self.rounded(rank, most, up=True), limit))
         return Decision(name, tuple(ranks))

@@ -39,8 +39,8 @@ class Compress(Stage):
         options: arguments of the selector, such as `{keep: [stem*]}`.
         teach_by: who is matched when fine-tuning: "teacher", or "original", the
             model before factorization.
-        steps: about how many steps of fine-tuning in each round; or
-        epochs: how many epochs. Neither: 1000 steps.
+        steps: about how many steps of fine-tuning in each round.
+        epochs: how many epochs; with both, the longer. Neither: 1000 steps.
         batch_size: images per step.
         learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
         temperature, label_weight: see `tfcompress.Distiller`.

@@ -27,8 +27,8 @@ class Distill(Stage):
 
     Args:
         student: what to train; a loaded one is trained on.
-        steps: about how many training steps; or
-        epochs: how many epochs. Neither: 3000 steps.
+        steps: about how many training steps.
+        epochs: how many epochs; with both, the longer. Neither: 3000 steps.
         batch_size: images per step.
         learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
         temperature, label_weight: see `tfcompress.Distiller`.

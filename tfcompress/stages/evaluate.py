@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,18 @@ class Evaluate(Stage):
         for name in QUANTIZATIONS:
             if name in inputs:
                 files[f"{latest} {name}"] = (latest, inputs[name])
+        forward = {name: _compiled(model) for name, model in models.items()}
+        threads = os.cpu_count()
         rows: list[dict[str, Any]] = []
         for index, (title, (name, path)) in enumerate(files.items()):
             test = data.batches("test", 256)
-            scores = evaluate_tflite(path, test, reference=models["teacher"])
-            own = evaluate_tflite(path, test, reference=models[name])
+            scores = own = evaluate_tflite(
+                path, test, reference=forward["teacher"], num_threads=threads
+            )
+            if name != "teacher":
+                own = evaluate_tflite(
+                    path, test, reference=forward[name], num_threads=threads
+                )
             cost = model_cost(models[name], data.image_shape)
             rows.append(
                 {
@@ -96,3 +104,15 @@ class Evaluate(Stage):
             row["latency"] = latency[row["name"]].to_dict()
         context.progress(len(files) + 1, len(files) + 1, {})
         return StageResult({}, {"split": "test", "files": rows})
+
+
+def _compiled(model: Any) -> Any:
+    """The model in inference mode as one graph for all batch sizes."""
+    import tensorflow as tf
+
+    from tfcompress.trace import input_specs
+
+    return tf.function(
+        lambda images: model(images, training=False),
+        input_signature=[input_specs(model, batch=None)],
+    )

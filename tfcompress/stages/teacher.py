@@ -27,8 +27,8 @@ class Teacher(Stage):
 
     Args:
         network: what to train, or the file to load.
-        steps: about how many training steps; or
-        epochs: how many epochs. Neither: 1000 steps.
+        steps: about how many training steps.
+        epochs: how many epochs; with both, the longer. Neither: 1000 steps.
         batch_size: images per step.
         learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
         views: crops and flips; mode "function_matching" adds mixup.

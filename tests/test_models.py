@@ -1,0 +1,79 @@
+"""The reference networks."""
+
+import numpy as np
+import pytest
+
+from tfcompress.models import NETWORKS, build, resnet, vgg
+
+SMALL = {"resnet": {"depth": 8, "width": 4}, "vgg": {"width": 4, "hidden": 8}}
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (9, 13, 3)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gives_one_logit_for_each_class(name, shape):
+    model = build(name, shape, 7, **SMALL[name])
+    assert model.input_shape == (None, *shape)
+    assert model.output_shape == (None, 7)
+    images = np.random.default_rng(0).uniform(size=(3, *shape)).astype("float32")
+    outputs = model(images).numpy()
+    assert np.isfinite(outputs).all()
+    # Logits, not probabilities.
+    assert not np.allclose(outputs.sum(-1), 1.0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_depend_on_the_seed_alone(name):
+    one, two = (build(name, (8, 8, 1), 10, seed=3, **SMALL[name]) for _ in range(2))
+    other = build(name, (8, 8, 1), 10, seed=4, **SMALL[name])
+    kernels = 0
+    for a, b, c in zip(one.weights, two.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+        if a.name == "kernel":
+            kernels += 1
+            assert np.abs(a - c).max() > 1e-3
+    assert kernels >= 8
+    assert [layer.name for layer in one.layers] == [layer.name for layer in two.layers]
+
+
+def test_no_two_layers_share_their_initial_weights():
+    model = resnet((8, 8, 1), 10, depth=14, width=4)
+    kernels = [np.array(w) for w in model.weights if w.name == "kernel"]
+    for i, a in enumerate(kernels):
+        for b in kernels[:i]:
+            assert a.shape != b.shape or np.abs(a - b).max() > 1e-3
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20])
+def test_depth_counts_layers_with_weights(depth):
+    model = resnet((8, 8, 1), 10, depth=depth, width=4)
+    # The two projections of the shortcuts are not counted (He et al. 2016).
+    kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    assert len(kernels) == depth + 2
+    assert model.name == f"resnet{depth}"
+
+
+def test_resnet20_has_the_size_of_the_paper():
+    # He et al. 2016, table 6: 0.27 M, there with shortcuts that have no weights.
+    model = resnet((32, 32, 3), 10)
+    assert 0.265e6 < model.count_params() < 0.28e6
+
+
+@pytest.mark.parametrize("depth", [0, 2, 7, 9, 18, 34, -4])
+def test_depths_that_do_not_exist(depth):
+    with pytest.raises(ValueError, match=rf"6n \+ 2 .*Received: depth={depth}"):
+        resnet((8, 8, 1), 10, depth=depth)
+
+
+def test_vgg_pools_no_further_than_one_pixel():
+    model = vgg((8, 8, 1), 10, width=2, blocks=5, hidden=4)
+    assert model.get_layer("flatten").output.shape == (None, 2 * 2**4)
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match="No network 'resnt'; did you mean 'resnet'"):
+        build("resnt", (8, 8, 1), 10)
+
+
+def test_unknown_option():
+    with pytest.raises(ValueError, match="Network 'vgg': .*'depth'"):
+        build("vgg", (8, 8, 1), 10, depth=8)
