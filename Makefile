@@ -16,8 +16,9 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/tfcompress run pipelines/recipes/quickstart.yaml
 
+# Two processes at once: with threads of its own in each, BLAS only gets in the way.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 lint: setup
 	$(BIN)/ruff check .
