@@ -23,7 +23,7 @@ def test_the_two_commands_stand_at_the_top():
     assert "make demo" in top
     assert "make test" in top
     targets = re.findall(r"^(\w+):", Path("Makefile").read_text(), flags=re.MULTILINE)
-    for command in re.findall(r"`?make ([a-z-]+)`?", README):
+    for command in re.findall(r"(?:^    |`)make ([a-z-]+)", README, re.MULTILINE):
         assert command in targets
 
 

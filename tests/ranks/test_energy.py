@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tfcompress.cost import layer_specs
 from tfcompress.errors import RankError
-from tfcompress.layers.base import to_numpy
+from tfcompress.layers.support import to_numpy
 from tfcompress.ranks import Budget, Energy
 from tfcompress.ranks.energy import rank_for_energy
 from tfcompress.surgery import factorize

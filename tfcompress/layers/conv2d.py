@@ -8,12 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.layers.base import (
-    SHARED_CONFIG,
-    FactorizedLayer,
-    stock_layer,
-    unsupported_reason,
-)
+from tfcompress.layers.base import FactorizedLayer
+from tfcompress.layers.support import SHARED_CONFIG, stock_layer, unsupported_reason
 from tfcompress.spec import Call
 
 CONV_CONFIG = (

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.layers.base import SHARED_CONFIG, FactorizedLayer, Factors, stock_layer
+from tfcompress.layers.base import FactorizedLayer, Factors
 from tfcompress.layers.pair import pair_spectrum, svd_pair, truncate_pair
 from tfcompress.layers.registry import register
+from tfcompress.layers.support import SHARED_CONFIG, stock_layer
 from tfcompress.linalg import singular_values
 from tfcompress.spec import LayerSpec, positions
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfcompress.errors import RankError, nearest
 from tfcompress.layers import FactorizedLayer, kernel_shape_of, registry
-from tfcompress.layers.base import to_numpy
+from tfcompress.layers.support import to_numpy
 from tfcompress.ranks.plan import Budget, Decision, LayerPlan, Plan
 from tfcompress.spec import LayerSpec
 

@@ -1,116 +1,22 @@
-"""The only code that rebuilds models. The caller's model is never changed."""
+"""Rebuilding a model layer by layer, whatever kind of model it is."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfcompress.errors import UnsupportedModelError
-from tfcompress.layers import FactorizedLayer, registry
+from tfcompress.layers import FactorizedLayer
 from tfcompress.trace import descendants, input_specs, leaves
 
 Chain = list[keras.layers.Layer]
 
 
-def replace_layers(
-    model: keras.Model, replacements: Mapping[str, keras.layers.Layer | Chain]
-) -> keras.Model:
-    """A copy of a model in which some layers are others.
-
-    Handles Sequential, Functional and nested models, shared layers, several inputs
-    and outputs. A subclassed model is rebuilt from its configuration, and layers are
-    put in by attribute.
-
-    Args:
-        model: a built model; it is not changed.
-        replacements: built layers, or chains of built layers, by path (see
-            `tfcompress.trace.leaves`). A subclassed model takes no chains.
-
-    Returns:
-        A new, uncompiled model with the same name, weights (other than of replaced
-        layers) and `trainable` flags.
-
-    Raises:
-        KeyError: a path that names no layer.
-        UnsupportedModelError: the model cannot be rebuilt.
-    """
-    known = leaves(model)
-    paths = {id(layer): path for path, layer in known}
-    unknown = set(replacements) - set(paths.values())
-    if unknown:
-        raise KeyError(f"No layer '{sorted(unknown)[0]}' in model '{model.name}'.")
-    rebuild = _Rebuild({i: replacements.get(path) for i, path in paths.items()})
-    new = rebuild.model(model)
-    rebuild.copy_state()
-    return new
-
-
-def copy_model(model: keras.Model) -> keras.Model:
-    """A copy with its own layers and weights; uncompiled."""
-    return replace_layers(model, {})
-
-
-def factorize(
-    model: keras.Model, choices: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> keras.Model:
-    """A copy of a model in which the chosen layers are factorized.
-
-    Args:
-        model: a built model; it is not changed.
-        choices: for each layer path the layer type's name and its ranks. A layer that
-            is of that type already is truncated in core form.
-
-    Returns:
-        A new, uncompiled model.
-
-    Raises:
-        KeyError: a path that names no layer.
-        RankError: ranks out of range.
-        ValueError: a layer type that cannot replace the layer.
-    """
-    by_path = dict(leaves(model))
-    new = {}
-    for path, (type_name, ranks) in choices.items():
-        if path not in by_path:
-            raise KeyError(f"No layer '{path}' in model '{model.name}'.")
-        new[path] = _factorized(by_path[path], type_name, ranks)
-    return replace_layers(model, new)
-
-
-def _factorized(
-    layer: keras.layers.Layer, type_name: str, ranks: tuple[int, ...]
-) -> FactorizedLayer:
-    cls = registry.get(type_name)
-    if type(layer) is cls:
-        return layer.truncate(ranks)
-    return cls.from_layer(layer, ranks)
-
-
-def expand(model: keras.Model) -> keras.Model:
-    """A copy in which every factorized layer is a chain of stock Keras layers.
-
-    For files that must load without tfcompress, and for tools that know only stock
-    layers. Same outputs; kernel regularizers of factorized layers are left behind.
-
-    Args:
-        model: a built Sequential or Functional model.
-
-    Raises:
-        UnsupportedModelError: a subclassed model holds a factorized layer.
-    """
-    chains = {
-        path: layer.expand()
-        for path, layer in leaves(model)
-        if isinstance(layer, FactorizedLayer)
-    }
-    return replace_layers(model, chains)
-
-
-class _Rebuild:
+class Rebuild:
     """One rebuilding: remembers what became of each layer, so sharing survives."""
 
     def __init__(self, replacements: Mapping[int, Any]) -> None:
@@ -309,67 +215,3 @@ def _track_instead(owner: Any, old: keras.layers.Layer, new: Any) -> None:
     # there, and does not see assignments to items of a list.
     if owner._tracker.is_in_store("layers", old):
         owner._tracker.replace_tracked_value("layers", old, new)
-
-
-@keras.saving.register_keras_serializable(package="tfcompress.surgery")
-class _Recalibrated(keras.layers.BatchNormalization):
-    """Batch normalization that always uses, and averages, the batch's statistics."""
-
-    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        return super().call(inputs, training=True, mask=mask)
-
-
-def recalibrate_batch_norm(
-    model: keras.Model, batches: Iterable[Any], *, steps: int = 32
-) -> keras.Model:
-    """A copy whose batch-norm statistics are averages over the given batches.
-
-    Factorization shifts the activations; stale statistics then cost more accuracy
-    than the lost rank (EagleEye, Li et al. 2020, section 3.3). Only batch
-    normalization sees batch statistics: dropout and the like stay in inference mode.
-
-    Args:
-        model: a built Sequential or Functional model; it is not changed.
-        batches: inputs, or `(inputs, ...)` tuples, of shape `(batch, ...)`.
-        steps: number of batches to use at most.
-
-    Returns:
-        A new model; a plain copy where it has no batch normalization.
-
-    Raises:
-        ValueError: no batches.
-    """
-    new = copy_model(model)
-    norms = {
-        path: layer
-        for path, layer in leaves(new)
-        if type(layer) is keras.layers.BatchNormalization
-    }
-    if not norms:
-        return new
-    stand_ins = {}
-    for path, layer in norms.items():
-        config = layer.get_config() | {"trainable": True}
-        stand_in = _Recalibrated.from_config(config)
-        stand_in.build(layer._build_shapes_dict["input_shape"])
-        for old, fresh in zip(layer.variables, stand_in.variables, strict=True):
-            fresh.assign(old)
-        # A variable, so that one traced graph serves all batches.
-        stand_in.momentum = tf.Variable(0.0, trainable=False, dtype="float32")
-        stand_ins[path] = stand_in
-    probe = replace_layers(new, stand_ins)
-    forward: Callable[[Any], Any] = tf.function(
-        lambda x: probe(x, training=False), reduce_retracing=True
-    )
-    count = 0
-    for batch in itertools.islice(batches, steps):
-        for stand_in in stand_ins.values():
-            stand_in.momentum.assign(count / (count + 1))
-        forward(batch[0] if isinstance(batch, tuple) else batch)
-        count += 1
-    if count == 0:
-        raise ValueError("Batch norm recalibration needs at least one batch.")
-    for path, layer in norms.items():
-        layer.moving_mean.assign(stand_ins[path].moving_mean)
-        layer.moving_variance.assign(stand_ins[path].moving_variance)
-    return new

@@ -1,0 +1,12 @@
+"""The only code that rebuilds models. The caller's model is never changed."""
+
+from tfcompress.surgery.batch_norm import recalibrate_batch_norm
+from tfcompress.surgery.replace import copy_model, expand, factorize, replace_layers
+
+__all__ = [
+    "copy_model",
+    "expand",
+    "factorize",
+    "recalibrate_batch_norm",
+    "replace_layers",
+]
