@@ -170,6 +170,7 @@ def test_bad_inputs(cli, model, tmp_path):
         ("plan", model, "--keep", "stm*"): "No layer matches 'stm*'",
         ("compress", seven, "--data", "digits", "-o", new): "has 10 classes",
         ("compress", model, "--data", "nope", "-o", new): "nope",
+        ("compress", seven, "--data", "digits", "-o", seven): "the model itself",
         ("compress", model, "--data", "digits", "-o", "x.h5"): "must end in .keras",
         ("compress", model, "--data", "digits", "-o", text / "x.keras"): "no folder",
         ("export", text, "-o", new): "not a Keras model",

@@ -101,6 +101,7 @@ def test_overrides(tmp_path):
             "teacher.steps=9",
             "teacher.network.depth=14",
             "compress.target.macs=0.25",
+            "evaluate.latency_runs=7",
         ],
     )
     assert recipe.name == "r"
@@ -109,6 +110,7 @@ def test_overrides(tmp_path):
     assert recipe.stages[0].steps == 9
     assert recipe.stages[0].network.depth == 14
     assert recipe.stages[1].target.macs == 0.25
+    assert recipe.stages[2].latency_runs == 7
 
 
 @pytest.mark.parametrize(

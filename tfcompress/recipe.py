@@ -209,6 +209,9 @@ def _override(data: dict[str, Any], override: str) -> None:
         return
     place = data.get(first)
     if place is None and isinstance(data.get("stages"), list):
+        data["stages"] = [
+            {entry: {}} if isinstance(entry, str) else entry for entry in data["stages"]
+        ]
         entries = [e for e in data["stages"] if isinstance(e, dict) and first in e]
         if not entries:
             raise RecipeError(f"Override '{override}': the recipe has no '{first}'.")

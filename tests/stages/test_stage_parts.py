@@ -10,7 +10,15 @@ from tfcompress.data import load_dataset
 from tfcompress.errors import ModelFileError, OptionError, TfcompressError
 from tfcompress.models import resnet
 from tfcompress.ranks import VBMF, Budget, Energy
-from tfcompress.stages import STAGES, Context, Distill, Network, Teacher, load_model
+from tfcompress.stages import (
+    STAGES,
+    Compress,
+    Context,
+    Distill,
+    Network,
+    Teacher,
+    load_model,
+)
 from tfcompress.stages.compress import make_selector
 from tfcompress.stages.training import schedule
 
@@ -136,9 +144,37 @@ def test_length_of_training(digits, tmp_path, options, expected):
     assert tuple(length) == expected
 
 
-def test_no_training_at_all_is_refused(digits, tmp_path):
-    with pytest.raises(TfcompressError, match="teacher: Give steps, epochs or both"):
-        Teacher(steps=0).run({}, Context(folder=tmp_path, data=digits))
+@pytest.mark.parametrize("stage", [Teacher, Distill, Compress])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 0},
+        {"epochs": -1},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": -1.0},
+        {"weight_decay": float("inf")},
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(stage, options):
+    with pytest.raises(OptionError, match=f"{next(iter(options))} must be"):
+        stage(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"label_weight": -1.0},
+        {"max_drop": float("nan")},
+        {"rounds": 0},
+        {"retries": -1},
+    ],
+)
+def test_numbers_of_compression_too(options):
+    with pytest.raises(OptionError, match=f"{next(iter(options))} must be"):
+        Compress(**options)
 
 
 def test_export_options():

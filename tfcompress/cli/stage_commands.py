@@ -55,11 +55,31 @@ def _optional(hint: Any) -> Any:
     return hint if isinstance(hint, types.UnionType) else hint | None
 
 
+def _default(stage: Any, flag: str) -> Any:
+    """The value that a stage has for a flag's field, nested ones included."""
+    if hasattr(stage, flag):
+        return getattr(stage, flag)
+    first = next(
+        field.name
+        for field in dataclasses.fields(stage)
+        if flag.startswith(f"{field.name}_")
+    )
+    return _default(getattr(stage, first), flag.removeprefix(f"{first}_"))
+
+
 def _docs(cls: type) -> dict[str, str]:
-    """The Args of a class docstring, for the help texts."""
+    """The Args of the docstrings of a class and its bases, for the help texts."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("tfcompress."):
+            found |= _arguments(base)
+    return found
+
+
+def _arguments(cls: type) -> dict[str, str]:
     found: dict[str, str] = {}
     names: list[str] = []
-    lines = inspect.getdoc(cls).partition("Args:\n")[2].splitlines()
+    lines = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")[2].splitlines()
     for line in lines:
         if line and not line.startswith(" "):
             break
@@ -126,7 +146,9 @@ def _command(cls: type[Stage], subject: str, what: str) -> Callable[..., None]:
     add("seed", int, "Of everything random.", 0)
     own = list(flags(cls))
     for name, hint in own:
-        add(name, _optional(hint), docs.get(name, ""), None)
+        default = _default(cls(), name)
+        shown = "" if default is None else f" [default: {default}]"
+        add(name, _optional(hint), docs.get(name, "") + shown, None)
 
     def command(**given: Any) -> None:
         _run(cls, given, subject)
@@ -145,6 +167,10 @@ def _run(cls: type[Stage], given: dict[str, Any], subject: str) -> None:
 
     stage = parse(cls, _nested(cls, given), cls.name)
     output: Path = given["output"]
+    if output.exists() and output.samefile(given[subject]):
+        raise TfcompressError(
+            f"The output '{output}' is the model itself: name another file."
+        )
     if output.suffix != ".keras":
         raise TfcompressError(f"The output must end in .keras. Received: {output}")
     if not output.parent.is_dir():

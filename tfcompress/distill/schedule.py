@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from tfcompress.errors import OptionError
+
 
 def make_optimizer(
     *,
@@ -31,10 +33,10 @@ def make_optimizer(
         A Keras optimizer.
 
     Raises:
-        ValueError: an argument out of range.
+        OptionError: an argument out of range.
     """
-    if steps < 1 or learning_rate <= 0 or weight_decay < 0 or clip_norm <= 0:
-        raise ValueError(
+    if not (steps >= 1 and learning_rate > 0 and weight_decay >= 0 and clip_norm > 0):
+        raise OptionError(
             "steps, learning_rate and clip_norm must be positive, weight_decay not "
             f"negative. Received: steps={steps}, learning_rate={learning_rate}, "
             f"weight_decay={weight_decay}, clip_norm={clip_norm}"

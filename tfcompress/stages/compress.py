@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.distill.spec import ViewSpec
-from tfcompress.errors import OptionError, TfcompressError
+from tfcompress.errors import TfcompressError
 from tfcompress.ranks import SELECTORS
 from tfcompress.ranks.plan import Budget
 from tfcompress.stages.base import (
     Context,
-    Stage,
     StageResult,
     choose,
     load_model,
     model_figures,
+)
+from tfcompress.stages.training import (
+    DistillationTraining,
+    check_number,
+    schedule,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compress(Stage):
+class Compress(DistillationTraining):
     """Factorizes the student (or the teacher) and fine-tunes it, in rounds.
 
     Args:
@@ -39,11 +42,7 @@ class Compress(Stage):
         options: arguments of the selector, such as `{keep: [stem*]}`.
         teach_by: who is matched when fine-tuning: "teacher", or "original", the
             model before factorization.
-        steps: about how many steps of fine-tuning in each round.
-        epochs: how many epochs; with both, the longer. Neither: 1000 steps.
-        batch_size: images per step.
-        learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
-        temperature, label_weight: see `tfcompress.Distiller`.
+        steps, epochs: of fine-tuning in each round; neither: 1000 steps.
         views: what teacher and student see.
     """
 
@@ -58,24 +57,15 @@ class Compress(Stage):
     selector: str = "energy"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     teach_by: str = "teacher"
-    steps: int | None = None
-    epochs: int | None = None
-    batch_size: int = 128
     learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    temperature: float = 1.0
-    label_weight: float = 0.0
-    views: ViewSpec = dataclasses.field(default_factory=ViewSpec)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choose(self.selector, SELECTORS, "rank selector")
         choose(self.teach_by, {"teacher": 1, "original": 1}, "teach_by")
-        if self.rounds < 1 or self.retries < 0 or self.max_drop < 0:
-            raise OptionError(
-                "rounds must be at least 1, retries and max_drop not negative. "
-                f"Received: rounds={self.rounds}, retries={self.retries}, "
-                f"max_drop={self.max_drop}"
-            )
+        check_number("rounds", self.rounds, positive=True)
+        check_number("retries", self.retries)
+        check_number("max_drop", self.max_drop)
 
     def make_selector(self) -> RankSelector:
         """The rank selector with its options.
@@ -91,7 +81,6 @@ class Compress(Stage):
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
         from tfcompress.distill import evaluate
         from tfcompress.musco import compress
-        from tfcompress.stages.training import schedule
 
         data = context.data
         teacher = load_model(inputs["teacher"], data)

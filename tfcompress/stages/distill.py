@@ -7,31 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfcompress.distill.spec import ViewSpec
 from tfcompress.stages.base import (
     Context,
     Network,
-    Stage,
     StageResult,
     load_model,
     model_figures,
 )
+from tfcompress.stages.training import DistillationTraining, schedule
 
 if TYPE_CHECKING:
     from tfcompress.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distill(Stage):
+class Distill(DistillationTraining):
     """Trains a smaller student to match the teacher, by function matching.
 
     Args:
         student: what to train; a loaded one is trained on.
-        steps: about how many training steps.
-        epochs: how many epochs; with both, the longer. Neither: 3000 steps.
-        batch_size: images per step.
-        learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
-        temperature, label_weight: see `tfcompress.Distiller`.
+        steps, epochs: neither: 3000 steps.
         views: what teacher and student see.
     """
 
@@ -40,14 +35,6 @@ class Distill(Stage):
     gives = ("student",)
 
     student: Network = dataclasses.field(default_factory=lambda: Network(depth=8))
-    steps: int | None = None
-    epochs: int | None = None
-    batch_size: int = 128
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    temperature: float = 1.0
-    label_weight: float = 0.0
-    views: ViewSpec = dataclasses.field(default_factory=ViewSpec)
 
     def sources(self) -> tuple[Path, ...]:
         return (Path(self.student.load),) if self.student.load else ()
@@ -58,7 +45,6 @@ class Distill(Stage):
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
         from tfcompress.distill import Distiller, evaluate, fit
-        from tfcompress.stages.training import schedule
 
         data = context.data
         teacher = load_model(inputs["teacher"], data)

@@ -11,26 +11,23 @@ from tfcompress.distill.spec import ViewSpec
 from tfcompress.stages.base import (
     Context,
     Network,
-    Stage,
     StageResult,
     load_model,
     model_figures,
 )
+from tfcompress.stages.training import Training, schedule
 
 if TYPE_CHECKING:
     from tfcompress.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Teacher(Stage):
+class Teacher(Training):
     """Trains a teacher, or loads the one that `network.load` names.
 
     Args:
         network: what to train, or the file to load.
-        steps: about how many training steps.
-        epochs: how many epochs; with both, the longer. Neither: 1000 steps.
-        batch_size: images per step.
-        learning_rate, weight_decay: see `tfcompress.distill.make_optimizer`.
+        steps, epochs: neither: 1000 steps.
         views: crops and flips; mode "function_matching" adds mixup.
     """
 
@@ -38,11 +35,6 @@ class Teacher(Stage):
     gives = ("teacher",)
 
     network: Network = dataclasses.field(default_factory=Network)
-    steps: int | None = None
-    epochs: int | None = None
-    batch_size: int = 128
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
     views: ViewSpec = dataclasses.field(
         default_factory=lambda: ViewSpec(mode="consistent", crop="mild")
     )
@@ -56,7 +48,6 @@ class Teacher(Stage):
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
         from tfcompress.distill import Supervised, evaluate, fit
-        from tfcompress.stages.training import schedule
 
         data = context.data
         model = self.network.make(data, context.seed)

@@ -1,28 +1,94 @@
-"""What the training stages share."""
+"""What the training stages share: their fields, the checks of these, the schedule."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import math
+from typing import TYPE_CHECKING
 
-from tfcompress.errors import RecipeError
-from tfcompress.stages.base import Context
+from tfcompress.distill.spec import ViewSpec
+from tfcompress.errors import OptionError, RecipeError
+from tfcompress.stages.base import Context, Stage
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Stage):
+    """Base of stages that train.
+
+    Args:
+        steps: about how many training steps.
+        epochs: how many epochs; with both, the longer.
+        batch_size: images per step.
+        learning_rate: its peak.
+        weight_decay: decoupled, as in Beyer et al. 2021, table 4.
+        views: crops, flips and mixup.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    views: ViewSpec = dataclasses.field(default_factory=ViewSpec)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} must be at least 1. Received: {value}")
+        check_number("learning_rate", self.learning_rate, positive=True)
+        check_number("weight_decay", self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationTraining(Training):
+    """Base of stages that train a student to match a teacher.
+
+    Args:
+        temperature: of both distributions, above 0.
+        label_weight: weight of the cross-entropy with the labels; 0 uses none.
+    """
+
+    temperature: float = 1.0
+    label_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("temperature", self.temperature, positive=True)
+        check_number("label_weight", self.label_weight)
+
+
+def check_number(name: str, value: float, *, positive: bool = False) -> None:
+    """Raises unless the value is finite and not negative.
+
+    Args:
+        name: what the error calls it.
+        value: the number.
+        positive: zero is out of range too.
+
+    Raises:
+        OptionError: out of range.
+    """
+    if not (math.isfinite(value) and value >= 0 and (value > 0 or not positive)):
+        bound = "positive" if positive else "zero or positive"
+        raise OptionError(f"{name} must be {bound}. Received: {value}")
+
+
 def schedule(
-    stage: Any, context: Context, *, default_steps: int
+    stage: Training, context: Context, *, default_steps: int
 ) -> tuple[tf.data.Dataset, int, int]:
     """Shuffled training batches, epochs and steps per epoch of a training stage.
 
     Args:
-        stage: has `steps`, `epochs` and `batch_size`.
+        stage: the stage.
         context: has the data and the seed.
         default_steps: where the stage says neither steps nor epochs.
 
     Raises:
-        RecipeError: both steps and epochs, or not positive.
+        RecipeError: not one step.
     """
     from tfcompress.distill import epochs_and_steps
 
