@@ -23,8 +23,8 @@ class ViewSpec:
             "independent": each sees its own random crop; "consistent": both see one
             random crop; "function_matching": one random crop, mixed with another
             image's (mixup, lambda ~ U[0, 1]).
-        crop: "inception" (5 to 100 % of the area, ratio 3/4 to 4/3), "mild" (7/8 of
-            each side, random place) or "none".
+        crop: "inception" (5 to 100 % of the area, ratio 3/4 to 4/3), "mild"
+            (7/8 to all of each side, random place) or "none".
         flip: whether crops are mirrored half of the time; None leaves it to the data
             set in a recipe, and is no elsewhere.
         smallest_area: smallest share of the area in an inception crop, in (0, 1].

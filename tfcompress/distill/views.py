@@ -16,7 +16,9 @@ import tensorflow as tf
 
 from tfcompress.distill.spec import ViewSpec
 
-# Side of the crop in "mild": the usual 224 of 256 pixels.
+# Smallest side of the crop in "mild": the usual 224 of 256 pixels. The paper crops
+# always that much, and evaluates on a central crop of the same size; here the whole
+# image is evaluated, so the whole image has to be among the views.
 _MILD_SIDE = 0.875
 _INCEPTION_RATIO = (0.75, 4.0 / 3.0)
 
@@ -73,9 +75,10 @@ def sample_boxes(count: Any, key: Any, spec: ViewSpec) -> Boxes:
         ratio = tf.exp(low + draw[1] * (high - low))
         height = tf.minimum(tf.sqrt(area / ratio), 1.0)
         width = tf.minimum(tf.sqrt(area * ratio), 1.0)
+    elif spec.crop == "mild":
+        height = width = 1.0 - (1.0 - _MILD_SIDE) * draw[0]
     else:
-        side = _MILD_SIDE if spec.crop == "mild" else 1.0
-        height = width = tf.fill((count,), side)
+        height = width = tf.ones((count,))
     flip = draw[4] < 0.5 if spec.flip else tf.zeros((count,), tf.bool)
     return Boxes(draw[2] * (1.0 - height), draw[3] * (1.0 - width), height, width, flip)
 
