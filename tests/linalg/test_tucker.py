@@ -71,6 +71,32 @@ def test_iteration_is_never_worse_than_its_start(case):
     assert all(b <= a + 1e-7 for a, b in zip(errors, errors[1:], strict=False))
 
 
+@settings(max_examples=40, deadline=None)
+@given(tensors_and_ranks(), st.integers(0, 99))
+def test_error_does_not_depend_on_the_basis(case, seed):
+    """What makes re-factorization in core form exact, saturated ranks included."""
+    tensor, ranks = case
+    _, n_in, n_out = tensor.shape
+    q_in = np.linalg.qr(normal((n_in + 3, n_in), seed))[0]
+    q_out = np.linalg.qr(normal((n_out + 2, n_out), seed + 1))[0]
+    turned = tucker2_to_tensor(tensor, q_in, q_out)
+    one, other = (relative_error(t, tucker2(t, ranks)) for t in (tensor, turned))
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [(2, 5), (2, 4), (1, 3), (3, 1)])
+def test_a_saturated_mode_leaves_the_other_its_own_bound(ranks):
+    """Two taps let rank r through to at most 2r: no sweep follows null vectors."""
+    tensor = normal((2, 5, 12) if ranks[0] < ranks[1] else (2, 12, 5))
+    bound = max(
+        np.sum(np.square(values[rank:]))
+        for values, rank in zip(multi_mode_spectra(tensor), ranks, strict=True)
+        if rank == min(ranks)
+    )
+    error = relative_error(tensor, tucker2(tensor, ranks))
+    assert error**2 * np.linalg.norm(tensor) ** 2 == pytest.approx(bound)
+
+
 @settings(max_examples=15, deadline=None)
 @given(tensors_and_ranks())
 def test_full_rank_is_exact(case):

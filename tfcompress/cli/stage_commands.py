@@ -147,7 +147,7 @@ def _command(cls: type[Stage], subject: str, what: str) -> Callable[..., None]:
     own = list(flags(cls))
     for name, hint in own:
         default = _default(cls(), name)
-        shown = "" if default is None else f" [default: {default}]"
+        shown = "" if default is None else f" (default: {default})"
         add(name, _optional(hint), docs.get(name, "") + shown, None)
 
     def command(**given: Any) -> None:

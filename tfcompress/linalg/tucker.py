@@ -99,10 +99,17 @@ def tucker2(
         raise ValueError(
             f"ranks must lie in [1, {n_in}] x [1, {n_out}]. Received: ranks={ranks}"
         )
-    u_in = _leading_eigenvectors(_gram_in(tensor), rank_in)
-    u_out = _leading_eigenvectors(_gram_out(tensor), rank_out)
-    # With one mode at full rank the other's eigenvectors are already optimal.
-    if rank_in < n_in and rank_out < n_out:
+    if rank_out >= min(n_out, taps * rank_in):
+        # The outputs hold whatever the inputs let through: the inputs' own
+        # eigenvectors are the best there is. Sweeps would follow null vectors.
+        u_in = _leading_eigenvectors(_gram_in(tensor), rank_in)
+        u_out = _leading_eigenvectors(_gram_out(np.matmul(u_in.T, tensor)), rank_out)
+    elif rank_in >= min(n_in, taps * rank_out):
+        u_out = _leading_eigenvectors(_gram_out(tensor), rank_out)
+        u_in = _leading_eigenvectors(_gram_in(tensor @ u_out), rank_in)
+    else:
+        u_in = _leading_eigenvectors(_gram_in(tensor), rank_in)
+        u_out = _leading_eigenvectors(_gram_out(tensor), rank_out)
         for _ in range(sweeps):
             u_in = _leading_eigenvectors(_gram_in(tensor @ u_out), rank_in)
             u_out = _leading_eigenvectors(
