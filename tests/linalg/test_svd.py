@@ -51,12 +51,21 @@ def test_error_is_the_tail_of_the_spectrum(case):
     check_truncation(*case, tolerance=1e-10)
 
 
+def test_short_sides_of_many_channels_take_the_gram_route():
+    """No monkeypatching: what 1x1 convolutions of common networks look like."""
+    matrix = normal((160, 300), dtype=np.float32)
+    check_truncation(matrix, 80, tolerance=1e-9)
+    exact = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
+    np.testing.assert_allclose(singular_values(matrix), exact, rtol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(96, 64), (64, 96), (80, 80), (64, 500)])
 def test_gram_route_gives_the_same(monkeypatch, shape, dtype):
     matrix = normal(shape, dtype=dtype)
     direct = product(*truncated_svd(matrix, 20))
     monkeypatch.setattr(svd, "_GRAM_FROM", 16)
+    monkeypatch.setattr(svd, "_FLOAT64_TO", 16)
     check_truncation(matrix, 20, tolerance=1e-4 if dtype == np.float32 else 1e-9)
     gram = product(*truncated_svd(matrix, 20))
     np.testing.assert_allclose(gram, direct, atol=2e-4)
@@ -65,17 +74,35 @@ def test_gram_route_gives_the_same(monkeypatch, shape, dtype):
     )
 
 
-def test_gram_route_is_taken_and_keeps_orthonormal_factors_at_low_rank(monkeypatch):
-    """Squared condition numbers must not reach the factors."""
+@pytest.mark.parametrize("shape", [(60, 50), (50, 60)])
+@pytest.mark.parametrize("decades", [1, 6])
+def test_gram_route_keeps_orthonormal_factors(monkeypatch, decades, shape):
+    """Squared condition numbers must not reach the factors, in float32 at that."""
     monkeypatch.setattr(svd, "_GRAM_FROM", 16)
-    u, _, vt = truncated_svd(normal((60, 50)), 50)
-    scales = 10.0 ** -np.linspace(0, 6, 50)
+    monkeypatch.setattr(svd, "_FLOAT64_TO", 16)
+    u, _, vt = truncated_svd(normal(shape), 50)
+    scales = 10.0 ** -np.linspace(0, decades, 50)
     matrix = ((u * scales) @ vt).astype(np.float32)
     left, s, right = truncated_svd(matrix, 20)
+    assert s.dtype == np.float32
     np.testing.assert_allclose(right @ right.T, np.eye(20), atol=1e-5)
     np.testing.assert_allclose(left.T @ left, np.eye(20), atol=1e-5)
+    np.testing.assert_allclose(s, scales[:20], rtol=1e-2)
+    assert np.all(np.diff(s) <= 0.0)
     error = np.linalg.norm(matrix - product(left, s, right))
     assert error <= 1.01 * np.linalg.norm(scales[20:]) + 1e-6
+
+
+@pytest.mark.parametrize("rank", [26, 50])
+def test_high_ranks_in_float32_are_not_squared(monkeypatch, rank):
+    """Beyond half the short side the kept directions can be below the Gram's noise."""
+    monkeypatch.setattr(svd, "_GRAM_FROM", 16)
+    monkeypatch.setattr(svd, "_FLOAT64_TO", 16)
+    u, _, vt = truncated_svd(normal((60, 50)), 50)
+    matrix = ((u * 10.0 ** -np.linspace(0, 6, 50)) @ vt).astype(np.float32)
+    _, s, _ = truncated_svd(matrix, rank)
+    exact = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)[:rank]
+    np.testing.assert_allclose(s, exact, rtol=0.2 if rank == 50 else 1e-2)
 
 
 @pytest.mark.parametrize("gram_from", [4, 1024])

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from tensorly.decomposition import partial_tucker
 from tensorly.tenalg import multi_mode_dot
 
-from tfcompress.linalg import multi_mode_spectra, tucker2, tucker2_to_tensor
+from tfcompress.linalg import (
+    blas,
+    multi_mode_spectra,
+    tucker,
+    tucker2,
+    tucker2_to_tensor,
+)
 
 
 def normal(shape, seed=0):
@@ -21,6 +27,16 @@ def planted(shape, ranks, noise, seed=0):
     signal = tucker2_to_tensor(core, u, v)
     spread = noise * signal.std()
     return signal + spread * normal(shape, seed + 3)
+
+
+def decaying(shape, exponent, seed=0):
+    """Channel modes whose singular values fall by a power law, in random bases."""
+    tensor = normal(shape, seed)
+    mixing = (
+        np.linalg.qr(normal((n, n), seed + 1))[0] * np.arange(1.0, n + 1) ** -exponent
+        for n in shape[1:]
+    )
+    return tucker2_to_tensor(tensor, *mixing)
 
 
 def relative_error(tensor, factors):
@@ -118,13 +134,21 @@ def test_planted_ranks_are_exact():
         (normal((25, 16, 40)), (6, 10)),
         (planted((9, 40, 40), (8, 12), noise=0.3), (8, 12)),
         (planted((9, 40, 24), (10, 10), noise=0.1), (6, 6)),
+        (normal((9, 96, 80)), (48, 40)),
+        (normal((9, 96, 80)).astype(np.float32), (48, 40)),
+        (normal((9, 20, 96)), (10, 60)),
+        (decaying((9, 80, 96), 0.5), (40, 48)),
+        (decaying((9, 80, 96), 1.0).astype(np.float32), (20, 48)),
     ],
-    ids=["noise", "noise wide", "5x5", "planted", "below planted"],
+    ids=[
+        *("noise", "noise wide", "5x5", "planted", "below planted"),
+        *("large noise", "large noise float32", "one large mode"),
+        *("large decaying", "large decaying float32"),
+    ],
 )
 def test_as_good_as_tensorly(tensor, ranks):
-    (core, factors), _ = partial_tucker(
-        tensor, rank=list(ranks), modes=[1, 2], init="svd", n_iter_max=100, tol=1e-8
-    )
+    """With its defaults, which iterate until the error falls by less than 1e-4."""
+    (core, factors), _ = partial_tucker(tensor, rank=list(ranks), modes=[1, 2])
     reference = multi_mode_dot(core, factors, modes=[1, 2])
     error = np.linalg.norm(tensor - reference) / np.linalg.norm(tensor)
     assert relative_error(tensor, tucker2(tensor, ranks)) <= 1.005 * error
@@ -145,13 +169,102 @@ def test_spectra_are_those_of_the_unfoldings(shape):
         np.testing.assert_allclose(values, exact, atol=1e-6)
 
 
-def test_float32_of_many_channels():
-    """Above 256 channels the work is done in float32."""
-    tensor = planted((1, 300, 40), (6, 5), noise=0.1).astype(np.float32)
-    core, u_in, u_out = tucker2(tensor, (6, 5))
-    assert core.dtype == np.float32
-    np.testing.assert_allclose(u_in.T @ u_in, np.eye(6), atol=1e-5)
-    assert relative_error(tensor, (core, u_in, u_out)) < 0.105
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_float32_of_many_channels_is_as_good_as_float64(monkeypatch, exponent):
+    tensor = decaying((9, 72, 90), exponent).astype(np.float32)
+    fast = tucker2(tensor, (36, 45))
+    assert {part.dtype for part in fast} == {np.dtype(np.float32)}
+    for u in fast[1:]:
+        np.testing.assert_allclose(u.T @ u, np.eye(u.shape[1]), atol=1e-5)
+    monkeypatch.setattr(tucker, "_EXACT_TO", 90)
+    exact = tucker2(tensor, (36, 45))
+    assert {part.dtype for part in exact} == {np.dtype(np.float64)}
+    error = relative_error(tensor, exact)
+    assert relative_error(tensor, fast) == pytest.approx(error, rel=2e-3)
+
+
+@pytest.mark.parametrize("exponent", [2.0, 3.0])
+def test_small_losses_are_found_in_float64(monkeypatch, exponent):
+    """Gram matrices in float32 know nothing below 3e-4 of the norm."""
+    tensor = decaying((4, 72, 66), exponent)
+    error = relative_error(tensor, tucker2(tensor, (36, 33)))
+    monkeypatch.setattr(tucker, "_FLOAT32_LOSS", 0.0)
+    rough = relative_error(tensor, tucker2(tensor, (36, 33)))
+    tails = [
+        values[rank:]
+        for values, rank in zip(multi_mode_spectra(tensor), (36, 33), strict=True)
+    ]
+    bound = np.linalg.norm(np.concatenate(tails)) / np.linalg.norm(tensor)
+    assert error <= bound * (1 + 1e-6) < 0.3 * rough
+
+
+@pytest.mark.parametrize("ranks", [(70, 80), (20, 25), (70, 12)])
+def test_sweeps_of_many_channels_never_lose(ranks):
+    for tensor in (normal((9, 72, 90)), decaying((3, 72, 90), 0.7)):
+        errors = [
+            relative_error(tensor, tucker2(tensor, ranks, sweeps=sweeps))
+            for sweeps in range(4)
+        ]
+        assert all(b <= a + 1e-6 for a, b in zip(errors, errors[1:], strict=False))
+
+
+def kept(gram, basis):
+    return np.einsum("ij,ij->", basis, blas.gram_product(gram, basis))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 79),
+    st.sampled_from(["flat", "steep", "step", "half null", "equal"]),
+    st.floats(0.0, 1.0),
+    st.integers(0, 99),
+)
+def test_filter_keeps_the_energy_and_the_orthogonality(rank, kind, noise, seed):
+    """From any basis: random, of eigenvectors, or between."""
+    size = 80
+    ramp = np.linspace(0.0, 1.0, size)
+    values = {
+        "flat": 2.0 - ramp,
+        "steep": 10.0 ** (-5.0 * ramp),
+        "step": np.where(ramp < 0.3, 100.0, 1.0 - 0.5 * ramp),
+        "half null": np.where(ramp < 0.7, 1.0, 0.0),
+        "equal": np.ones(size),
+    }[kind]
+    vectors = np.linalg.qr(normal((size, size), seed))[0]
+    gram = np.asfortranarray(np.tril((vectors * values) @ vectors.T))
+    start = vectors[:, :rank] + noise * normal((size, rank), seed + 1)
+    basis = np.ascontiguousarray(np.linalg.qr(start)[0])
+    before = kept(gram, basis)
+    better = tucker._improved(gram.copy("F"), basis)
+    np.testing.assert_allclose(better.T @ better, np.eye(rank), atol=1e-10)
+    assert kept(gram, better) >= before * (1.0 - 1e-12)
+
+
+def test_filter_is_nearly_an_eigendecomposition_from_close_by():
+    tensor = normal((9, 80, 80))
+    rows = np.moveaxis(tensor, 1, 0).reshape(80, -1)
+    gram = blas.row_gram(rows)
+    best = blas.leading_eigenvectors(gram.copy("F"), 40)
+    basis = np.ascontiguousarray(np.linalg.qr(best + 0.02 * normal((80, 40), 1))[0])
+    short = kept(gram, best) - kept(gram, basis)
+    left = kept(gram, best) - kept(gram, tucker._improved(gram.copy("F"), basis))
+    assert 0.0 <= left < 0.2 * short
+
+
+def test_the_callers_tensor_is_left_alone():
+    for tensor in (normal((9, 6, 4)), np.ones((1, 80, 3)), normal((9, 3, 70))):
+        before = tensor.copy()
+        tucker2(tensor, (2, 2))
+        multi_mode_spectra(tensor)
+        np.testing.assert_array_equal(tensor, before)
+
+
+def test_same_result_every_time():
+    tensor = normal((9, 70, 80)).astype(np.float32)
+    for one, other in zip(
+        tucker2(tensor, (30, 40)), tucker2(tensor, (30, 40)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_zero_tensor():

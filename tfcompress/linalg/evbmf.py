@@ -11,6 +11,10 @@ import scipy.optimize
 
 from tfcompress.linalg.svd import check_matrix
 
+# Where each smooth stretch of the free energy is looked at, and how many are refined.
+_PLACES = np.array([0.02, 0.25, 0.5, 0.75, 0.98])
+_REFINED = 5
+
 
 def _tau(x: np.ndarray, alpha: float) -> np.ndarray:
     b = x - (1.0 + alpha)
@@ -88,14 +92,29 @@ def evbmf_noise_variance(values: np.ndarray, shape: tuple[int, int]) -> float:
     if lower >= upper:
         # A flat spectrum: the interval is empty, all of it is noise.
         return float(upper)
-    # The rest is exactly zero and enters through the log term alone.
-    result = scipy.optimize.minimize_scalar(
-        lambda log_s: _free_energy(np.exp(log_s), length, width, positive),
-        bounds=(np.log(lower), np.log(upper)),
-        method="bounded",
-        options={"xatol": 1e-8},
-    )
-    return float(np.exp(result.x))
+    # The rest is exactly zero and enters through the log term alone. The free energy
+    # jumps wherever a value passes the threshold and is smooth in between: every
+    # stretch is looked at before the best ones are refined.
+    low, high = np.log(lower), np.log(upper)
+    jumps = np.log(positive / (width * x_bar))
+    inner = np.sort(jumps[(jumps > low) & (jumps < high)])
+    ends = np.unique(np.concatenate([[low], inner, [high]]))
+
+    def free_energy(log_s: float) -> float:
+        return _free_energy(np.exp(log_s), length, width, positive)
+
+    places = ends[:-1, None] + np.diff(ends)[:, None] * _PLACES
+    seen = np.array([[free_energy(x) for x in row] for row in places])
+    found = [(seen.min(), places.ravel()[seen.argmin()])]
+    for index in np.argsort(seen.min(axis=1))[:_REFINED]:
+        result = scipy.optimize.minimize_scalar(
+            free_energy,
+            bounds=(ends[index], ends[index + 1]),
+            method="bounded",
+            options={"xatol": 1e-8},
+        )
+        found.append((result.fun, result.x))
+    return float(np.exp(min(found)[1]))
 
 
 def evbmf_rank(

@@ -1,0 +1,168 @@
+"""Second moments of a layer's inputs: the metric in which its output error is measured.
+
+With inputs `x` and an error `D` of the kernel, the mean squared error of the outputs is
+`E|x D|^2 = trace(D' S D)` with `S = E[x x']`. A decomposition that is best in this
+metric, not in the Frobenius norm, loses least of what the layer computes (Zhang et al.
+2016, "Accelerating very deep convolutional networks", section 3; ALS-Sigma, Kalle et
+al. 2025).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import scipy.linalg
+
+# Relative to the mean variance of an input: directions that the calibration data hardly
+# show must not be free, for other data will show them.
+RIDGE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
+    """Moments of the rows a kernel is multiplied with.
+
+    Either of whole patches, `p = taps * in`, or of single channels, `p = in`; the taps
+    of a kernel then count as independent (the metric is `I` Kronecker `second`).
+
+    Attributes:
+        second: `E[x x']`, float64 of shape `(p, p)`.
+        mean: `E[x]`, shape `(p,)`.
+        count: number of rows seen.
+        cross: asymmetric mode: `E[x z']` with `z` the rows the uncompressed network
+            sees in the same places, shape `(p, p)`; None where they are the same.
+        target_mean: `E[z]`, shape `(p,)`; None as `cross`.
+    """
+
+    second: np.ndarray
+    mean: np.ndarray
+    count: int
+    cross: np.ndarray | None = None
+    target_mean: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Length `p` of a row."""
+        return self.second.shape[0]
+
+    def centred(self) -> Moments:
+        """Covariances in place of moments: for layers whose bias takes up the mean."""
+        second = self.second - np.outer(self.mean, self.mean)
+        cross = self.cross
+        if cross is not None:
+            cross = cross - np.outer(self.mean, self.target_mean)
+        return dataclasses.replace(self, second=second, cross=cross)
+
+    @functools.cached_property
+    def metric(self) -> np.ndarray:
+        """`second` with a small ridge: positive definite, shape `(p, p)`."""
+        scale = np.trace(self.second) / self.size
+        ridge = RIDGE * scale if scale > 0.0 else 1.0
+        return self.second + ridge * np.eye(self.size)
+
+    @functools.cached_property
+    def root(self) -> np.ndarray:
+        """Lower triangular `L` with `L L' = metric`."""
+        return scipy.linalg.cholesky(self.metric, lower=True, check_finite=False)
+
+    def blocks(self, matrix: np.ndarray) -> np.ndarray:
+        """A kernel matrix `(taps * in, out)` as `(blocks, p, out)`.
+
+        Raises:
+            ValueError: the rows are no multiple of `p`.
+        """
+        rows = matrix.shape[0]
+        if rows % self.size:
+            raise ValueError(
+                "The moments do not belong to this kernel. Received: moments of "
+                f"{self.size} inputs, a kernel of {rows} rows"
+            )
+        return np.asarray(matrix, np.float64).reshape(-1, self.size, matrix.shape[1])
+
+    def whiten(self, matrix: np.ndarray) -> np.ndarray:
+        """`L' @ matrix`, block by block: its Frobenius norm is the output error."""
+        return np.matmul(self.root.T, self.blocks(matrix)).reshape(matrix.shape)
+
+    def unwhiten(self, matrix: np.ndarray) -> np.ndarray:
+        """Inverse of `whiten`."""
+        solved = [
+            scipy.linalg.solve_triangular(
+                self.root, block, lower=True, trans="T", check_finite=False
+            )
+            for block in self.blocks(matrix)
+        ]
+        return np.concatenate(solved)
+
+    def gram(self, matrix: np.ndarray) -> np.ndarray:
+        """`matrix' metric matrix` for `(taps * in, n)`: shape `(n, n)`."""
+        white = self.whiten(matrix)
+        return white.T @ white
+
+    def output_energy(self, matrix: np.ndarray) -> float:
+        """Mean squared norm of the outputs `x @ matrix`."""
+        return float(np.sum(np.square(self.whiten(matrix))))
+
+    def channels(self, count: int) -> Moments:
+        """Moments of single channels, averaged over the taps.
+
+        Args:
+            count: number of channels; `p` is a multiple of it.
+        """
+        if self.size == count:
+            return self
+        taps = self.size // count
+        cube = self.second.reshape(taps, count, taps, count)
+        second = np.einsum("sisj->ij", cube) / taps
+        mean = self.mean.reshape(taps, count).mean(axis=0)
+        return Moments(second, mean, self.count * taps)
+
+    def project(self, basis: np.ndarray) -> Moments:
+        """Moments of `x @ basis`, each tap's channels projected alike.
+
+        Args:
+            basis: shape `(in, r)`.
+        """
+        channels, rank = basis.shape
+        taps = self.size // channels
+
+        def turned(matrix: np.ndarray) -> np.ndarray:
+            cube = matrix.reshape(taps, channels, taps, channels)
+            cube = np.tensordot(cube, basis, axes=(3, 0))
+            cube = np.tensordot(basis, cube, axes=(0, 1))  # (r, s, t, r)
+            return np.moveaxis(cube, 0, 1).reshape(taps * rank, taps * rank)
+
+        mean = (self.mean.reshape(taps, channels) @ basis).ravel()
+        return Moments(turned(self.second), mean, self.count)
+
+    def target(self, matrix: np.ndarray) -> np.ndarray:
+        """The kernel whose outputs on these inputs come nearest to the right ones.
+
+        In the symmetric mode the kernel itself. In the asymmetric mode the inputs are
+        those of the compressed network, and least squares makes up for what the layers
+        before have lost (Zhang et al. 2016, section 3.3).
+
+        Args:
+            matrix: shape `(taps * in, out)`.
+        """
+        if self.cross is None:
+            return matrix
+        # The ridge draws towards the kernel as it is, not towards zero.
+        ridge = self.metric - self.second
+        rows = self.blocks(matrix)
+        right = np.matmul(self.cross + ridge, rows)
+        solved = [
+            scipy.linalg.cho_solve((self.root, True), block, check_finite=False)
+            for block in right
+        ]
+        return np.concatenate(solved)
+
+    def patch_mean(self, rows: int) -> np.ndarray:
+        """Mean of the whole patch that a kernel of `rows` rows meets: `(rows,)`."""
+        return np.tile(self.mean, rows // self.size)
+
+    def mean_response(self, matrix: np.ndarray) -> np.ndarray:
+        """Mean output of a kernel matrix in the uncompressed network: `(out,)`."""
+        mean = self.mean if self.target_mean is None else self.target_mean
+        return np.tile(mean, len(matrix) // self.size) @ matrix
