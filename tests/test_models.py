@@ -1,11 +1,16 @@
 """The reference networks."""
 
+import keras
 import numpy as np
 import pytest
 
-from tfcompress.models import NETWORKS, build, resnet, vgg
+from tfcompress.models import NETWORKS, build, resnet, vgg, vit
 
-SMALL = {"resnet": {"depth": 8, "width": 4}, "vgg": {"width": 4, "hidden": 8}}
+SMALL = {
+    "resnet": {"depth": 8, "width": 4},
+    "vgg": {"width": 4, "hidden": 8},
+    "vit": {"dim": 8, "depth": 2, "heads": 2},
+}
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (9, 13, 3)])
@@ -35,8 +40,15 @@ def test_weights_depend_on_the_seed_alone(name):
     assert [layer.name for layer in one.layers] == [layer.name for layer in two.layers]
 
 
-def test_no_two_layers_share_their_initial_weights():
-    model = resnet((8, 8, 1), 10, depth=14, width=4)
+@pytest.mark.parametrize(
+    "model",
+    [
+        resnet((8, 8, 1), 10, depth=14, width=4),
+        vit((8, 8, 1), 10, dim=8, depth=2, heads=2),
+    ],
+    ids=lambda model: model.name,
+)
+def test_no_two_layers_share_their_initial_weights(model):
     kernels = [np.array(w) for w in model.weights if w.name == "kernel"]
     for i, a in enumerate(kernels):
         for b in kernels[:i]:
@@ -67,6 +79,32 @@ def test_depths_that_do_not_exist(depth):
 def test_vgg_pools_no_further_than_one_pixel():
     model = vgg((8, 8, 1), 10, width=2, blocks=5, hidden=4)
     assert model.get_layer("flatten").output.shape == (None, 2 * 2**4)
+
+
+def test_vit_has_the_size_of_the_formula():
+    dim, depth, patch = 16, 3, 4
+    model = vit((10, 8, 3), 7, dim=dim, depth=depth, patch_size=patch)
+    tokens = 3 * 2
+    attention = 4 * (dim * dim + dim)
+    hidden = 2 * 4 * dim * dim + 4 * dim + dim
+    block = attention + hidden + 2 * 2 * dim
+    stem = patch * patch * 3 * dim + tokens * dim
+    total = stem + depth * block + 2 * dim + dim * 7 + 7
+    assert model.count_params() == total
+
+
+def test_vit_knows_where_its_tokens_are():
+    model = vit((8, 8, 1), 3, dim=8, depth=1, heads=2)
+    table = model.get_layer("positions")
+    table.set_weights([np.arange(4.0)[:, None] * np.ones(8)])
+    probe = keras.Model(model.input, table.output)
+    found = probe(np.zeros((2, 8, 8, 1), "float32"))
+    np.testing.assert_array_equal(found[..., 0], [[0, 1, 2, 3]] * 2)
+
+
+def test_vit_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="heads must divide dim. Received: dim=10"):
+        vit((8, 8, 1), 3, dim=10, heads=4)
 
 
 def test_unknown_network():

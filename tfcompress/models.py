@@ -54,6 +54,35 @@ class _Maker:
             x
         )
 
+    def attention(self, x: Any, heads: int, name: str) -> Any:
+        """Self-attention of the width of its inputs."""
+        width = x.shape[-1]
+        layer = layers.MultiHeadAttention(heads, width // heads, name=name)
+        y = layer(x, x)
+        # One seeded initializer would give all projections the same weights.
+        for part in (layer.query_dense, layer.key_dense, layer.value_dense):
+            self._fill(part.kernel, (width, width))
+        self._fill(layer.output_dense.kernel, (width, width))
+        return y
+
+    def _fill(self, kernel: Any, matrix_shape: tuple[int, int]) -> None:
+        initializer = keras.initializers.GlorotUniform(seed=next(self._seeds))
+        kernel.assign(keras.ops.reshape(initializer(matrix_shape), kernel.shape))
+
+    def positions(self, x: Any, name: str) -> Any:
+        """Adds a learned embedding of its place to every token."""
+        ones = keras.ops.ones_like(x[:, :, 0], dtype="int32")
+        table = layers.Embedding(
+            x.shape[1],
+            x.shape[2],
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=0.02, seed=next(self._seeds)
+            ),
+            name=name,
+        )
+        places = keras.ops.cumsum(ones, axis=1) - 1
+        return layers.Add(name=f"{name}_add")([x, table(places)])
+
 
 def resnet(
     input_shape: tuple[int, int, int],
@@ -142,7 +171,67 @@ def vgg(
     return keras.Model(inputs, logits, name="vgg")
 
 
-NETWORKS: dict[str, Callable[..., keras.Model]] = {"resnet": resnet, "vgg": vgg}
+def vit(
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    patch_size: int = 4,
+    dim: int = 64,
+    depth: int = 4,
+    heads: int = 4,
+    seed: int = 0,
+) -> keras.Model:
+    """A small vision transformer (Dosovitskiy et al. 2021, section 3.1).
+
+    As there, but with the mean of the tokens in place of a class token (Beyer et al.
+    2022, "Better plain ViT baselines", section 2).
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: number of logits.
+        patch_size: side of the square patches; an image that they do not divide is
+            padded with zeros.
+        dim: width of the tokens; the hidden layers are four times as wide.
+        depth: number of blocks.
+        heads: attention heads; they divide `dim`.
+        seed: of the initial weights.
+
+    Returns:
+        A functional model giving logits of shape `(batch, num_classes)`.
+
+    Raises:
+        ValueError: a width that the heads do not divide.
+
+    Example:
+        >>> vit((28, 28, 1), 10, dim=32, depth=2).output_shape
+        (None, 10)
+    """
+    if dim % heads:
+        raise ValueError(f"heads must divide dim. Received: dim={dim}, heads={heads}")
+    make = _Maker(seed)
+    inputs = keras.Input(input_shape, name="image")
+    x = make.conv(inputs, dim, patch_size, "patches", strides=patch_size)
+    x = layers.Reshape((x.shape[1] * x.shape[2], dim), name="tokens")(x)
+    x = make.positions(x, "positions")
+    for block in range(depth):
+        name = f"block{block + 1}"
+        y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
+        y = make.attention(y, heads, f"{name}_attention")
+        x = layers.Add(name=f"{name}_add1")([x, y])
+        y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)
+        y = make.dense(y, 4 * dim, f"{name}_hidden", activation="gelu")
+        y = make.dense(y, dim, f"{name}_out")
+        x = layers.Add(name=f"{name}_add2")([x, y])
+    x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    return keras.Model(inputs, make.dense(x, num_classes, "logits"), name="vit")
+
+
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "resnet": resnet,
+    "vgg": vgg,
+    "vit": vit,
+}
 
 
 def build(

@@ -1,25 +1,24 @@
-"""What all factorized layers share: configuration, saving, and the interface."""
+"""What all factorized layers share: configuration, variables, making and cutting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
 
 from tfcompress.errors import RankError
+from tfcompress.layers.interface import Factors, LayerType, kernel_shape_of
 from tfcompress.layers.support import (
     SHARED_CONFIG,
     as_ranks,
+    kernel_option,
     to_numpy,
-    unsupported_reason,
 )
-from tfcompress.spec import Cost, LayerSpec
-
-Factors = dict[str, np.ndarray]
+from tfcompress.linalg import Moments
 
 
 class _OnProduct(regularizers.Regularizer):
@@ -36,13 +35,11 @@ class _OnProduct(regularizers.Regularizer):
         return self.layer.kernel_regularizer(self.layer.product())
 
 
-class FactorizedLayer(keras.layers.Layer):
+class FactorizedLayer(LayerType, keras.layers.Layer):
     """Base class of layers that hold a kernel as a product of smaller factors.
 
-    A subclass says which stock layers it can stand for (`targets`, `supports`), what
-    it costs (`max_ranks`, `factor_sizes`, `macs`: plain arithmetic on shapes), and
-    how its factors come from a kernel and give it back (`decompose`, `compose`,
-    `truncate_factors`). Everything else is here.
+    A subclass fills in `LayerType`, `product`, `call` and `expand`; configuration,
+    saving, making from a layer and cutting are here.
 
     The kernel regularizer of the replaced layer acts on the product of the factors
     (Khodak et al. 2021, "Initialization and regularization of factorized neural
@@ -54,10 +51,6 @@ class FactorizedLayer(keras.layers.Layer):
         bias_regularizer, activity_regularizer, bias_constraint: as in
             `keras.layers.Dense`.
     """
-
-    targets: ClassVar[tuple[type, ...]] = ()
-    rank_count: ClassVar[int] = 1
-    factor_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -81,120 +74,22 @@ class FactorizedLayer(keras.layers.Layer):
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.bias_constraint = constraints.get(bias_constraint)
 
-    # ---- what a subclass gives -------------------------------------------------
-
     @classmethod
-    def supports(cls, layer: keras.layers.Layer) -> str | None:
-        """None if this type can replace the built layer, else the reason."""
-        return unsupported_reason(layer)
-
-    @classmethod
-    def max_ranks(cls, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Largest useful ranks for a kernel: at these the product is exact."""
-        raise NotImplementedError
-
-    @classmethod
-    def factor_shapes(
-        cls, kernel_shape: tuple[int, ...], ranks: tuple[int, ...]
-    ) -> dict[str, tuple[int, ...]]:
-        """Shapes of the factors for a kernel of that shape."""
-        raise NotImplementedError
-
-    @classmethod
-    def macs(
-        cls, spec: LayerSpec, kernel_shape: tuple[int, ...], ranks: tuple[int, ...]
-    ) -> int:
-        """Multiply-accumulates of one sample over all calls of the layer."""
-        raise NotImplementedError
-
-    @classmethod
-    def decompose(cls, kernel: np.ndarray, ranks: tuple[int, ...]) -> Factors:
-        """Factors of the best approximation of a dense kernel."""
-        raise NotImplementedError
-
-    @classmethod
-    def compose(cls, factors: Factors) -> np.ndarray:
-        """The dense kernel that factors stand for."""
-        raise NotImplementedError
-
-    @classmethod
-    def truncate_factors(cls, factors: Factors, ranks: tuple[int, ...]) -> Factors:
-        """Factors at lower ranks, found in core form: the dense kernel is not built."""
-        raise NotImplementedError
-
-    @classmethod
-    def spectra(cls, kernel: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Singular values of the unfolding that each rank cuts."""
-        raise NotImplementedError
-
-    @classmethod
-    def unfolding_shapes(
-        cls, kernel_shape: tuple[int, ...]
-    ) -> tuple[tuple[int, int], ...]:
-        """Shapes of the matrices that `spectra` belongs to."""
-        raise NotImplementedError
-
-    def factor_spectra(self) -> tuple[np.ndarray, ...]:
-        """As `spectra`, of the product of this layer's factors, in core form."""
-        raise NotImplementedError
-
-    def kernel_shape(self) -> tuple[int, ...]:
-        """Shape of the dense kernel this built layer stands for."""
-        raise NotImplementedError
-
-    def expand(self) -> list[keras.layers.Layer]:
-        """The same function as a chain of built stock Keras layers.
-
-        A kernel regularizer acts on the product of the factors and has no stock
-        counterpart: the chain carries none.
-        """
-        raise NotImplementedError
-
-    # ---- what they all have ----------------------------------------------------
-
-    @classmethod
-    def cost(cls, spec: LayerSpec, ranks: int | Sequence[int]) -> Cost:
-        """Predicted cost at `ranks`, from shapes alone.
-
-        Args:
-            spec: the layer to be replaced.
-            ranks: integer or tuple, at most `max_ranks`.
-
-        Returns:
-            `Cost(params, macs, bytes)`; equals what the built layer has.
-        """
-        shape = kernel_shape_of(spec.layer)
-        ranks = cls.check_ranks(shape, ranks)
-        sizes = cls.factor_shapes(shape, ranks).values()
-        params = sum(math.prod(size) for size in sizes)
-        params += shape[-1] if spec.layer.use_bias else 0
-        return Cost(params, cls.macs(spec, shape, ranks), params * spec.itemsize)
-
-    @classmethod
-    def check_ranks(
-        cls, kernel_shape: tuple[int, ...], ranks: int | Sequence[int]
-    ) -> tuple[int, ...]:
-        """`ranks` as a tuple.
-
-        Raises:
-            RankError: a rank is not in `[1, max_ranks]`.
-        """
-        ranks = as_ranks(ranks, cls.rank_count)
-        largest = cls.max_ranks(kernel_shape)
-        if any(r > limit for r, limit in zip(ranks, largest, strict=True)):
-            raise RankError(
-                f"{cls.__name__}: ranks must be at most {largest} for a kernel of "
-                f"shape {kernel_shape}. Received: ranks={ranks}"
-            )
-        return ranks
-
-    @classmethod
-    def from_layer(cls, layer: keras.layers.Layer, ranks: int | Sequence[int]) -> Self:
+    def from_layer(
+        cls,
+        layer: keras.layers.Layer,
+        ranks: int | Sequence[int],
+        statistics: Moments | None = None,
+    ) -> Self:
         """A built factorized layer that approximates `layer`.
 
         Args:
             layer: a built stock layer that `supports` accepts; it is not changed.
             ranks: integer or tuple; at `max_ranks` the function is reproduced.
+            statistics: moments of the layer's inputs, from
+                `tfcompress.statistics.collect_moments`: the factors then lose least
+                of the layer's outputs, and its bias, where it has one, takes up the
+                change of their mean. None: they lose least of the kernel.
 
         Returns:
             A new layer with the name, data type policy, activation, bias,
@@ -213,21 +108,58 @@ class FactorizedLayer(keras.layers.Layer):
             raise ValueError(
                 f"{cls.__name__} cannot replace layer '{layer.name}': {reason}."
             )
-        kernel = to_numpy(layer.kernel)
-        ranks = cls.check_ranks(kernel.shape, ranks)
-        config = layer.get_config()
-        # Keras' Dense has an activity regularizer but leaves it out of its config.
-        config["activity_regularizer"] = layer.activity_regularizer
-        new = cls(ranks=ranks, **{key: config[key] for key in cls.config_keys()})
-        new.build(new.build_shape(kernel.shape))
-        new.assign_factors(cls.decompose(kernel, ranks))
-        if new.use_bias:
-            new.bias.assign(layer.bias)
+        new = cls.like(layer, ranks)
+        kernel = cls.stock_kernel(layer)
+        matrix = cls.as_matrix(kernel)
+        metric = cls.metric(layer, statistics)
+        wanted = kernel
+        if metric is not None:
+            wanted = metric.target(matrix).reshape(kernel.shape)
+        factors = cls.decompose(wanted, new.ranks, metric)
+        change = None
+        if metric is not None and cls.takes_mean(layer):
+            mean = statistics.patch_mean(len(matrix))
+            change = statistics.mean_response(matrix)
+            change = change - cls.mean_response(factors, mean)
+        new._fill(layer, factors, change)
         return new
 
     @classmethod
+    def like(cls, layer: keras.layers.Layer, ranks: int | Sequence[int]) -> Self:
+        """A built layer in the place of a stock layer; its weights are yet to be set.
+
+        Raises:
+            RankError: a rank is out of range.
+        """
+        ranks = cls.check_ranks(kernel_shape_of(layer), ranks)
+        config = layer.get_config()
+        # Keras' Dense has an activity regularizer but leaves it out of its config.
+        config["activity_regularizer"] = layer.activity_regularizer
+        regularizer = kernel_option(cls.kernel_name, "regularizer")
+        config["kernel_regularizer"] = config[regularizer]
+        new = cls(ranks=ranks, **{key: config[key] for key in cls.config_keys()})
+        new.build(new.build_shape(layer))
+        return new
+
+    def _fill(
+        self, source: keras.layers.Layer, factors: Factors, change: np.ndarray | None
+    ) -> None:
+        """Sets all weights: the factors given, the others from `source`.
+
+        `change` is what the bias must make up for: `(out,)`, or None.
+        """
+        self.assign_factors(factors)
+        for name in self.kept_names:
+            getattr(self, name).assign(getattr(source, name))
+        if self.bias is not None:
+            bias = to_numpy(source.bias)
+            if change is not None:
+                bias = bias + self.as_bias(change)
+            self.bias.assign(bias)
+
+    @classmethod
     def config_keys(cls) -> tuple[str, ...]:
-        """Arguments taken over from the configuration of the replaced layer."""
+        """Arguments, all but the ranks; taken over from the replaced layer's config."""
         return SHARED_CONFIG
 
     def factors(self) -> Factors:
@@ -247,11 +179,14 @@ class FactorizedLayer(keras.layers.Layer):
         """`kernel()` as a tensor, differentiable in the factors."""
         raise NotImplementedError
 
-    def truncate(self, ranks: int | Sequence[int]) -> Self:
+    def truncate(
+        self, ranks: int | Sequence[int], statistics: Moments | None = None
+    ) -> Self:
         """A new layer at lower ranks; equal to truncating the full product.
 
         Args:
             ranks: integer or tuple, at most the current ranks.
+            statistics: see `from_layer`; only its symmetric part is used.
 
         Raises:
             RankError: a rank is above the current one.
@@ -262,12 +197,15 @@ class FactorizedLayer(keras.layers.Layer):
                 f"{self.name}: ranks can only fall from {self.ranks}. "
                 f"Received: ranks={ranks}"
             )
-        config = self.get_config() | {"ranks": ranks}
-        new = type(self).from_config(config)
-        new.build(new.build_shape(self.kernel_shape()))
-        new.assign_factors(self.truncate_factors(self.factors(), ranks))
-        if self.use_bias:
-            new.bias.assign(self.bias)
+        new = type(self).from_config(self.get_config() | {"ranks": ranks})
+        new.build(new.build_shape(self))
+        old, metric = self.factors(), self.metric(self, statistics)
+        factors = self.truncate_factors(old, ranks, metric)
+        change = None
+        if metric is not None and self.takes_mean(self):
+            mean = statistics.patch_mean(math.prod(self.kernel_shape()[:-1]))
+            change = self.mean_response(old, mean) - self.mean_response(factors, mean)
+        new._fill(self, factors, change)
         return new
 
     def add_factors(self, kernel_shape: tuple[int, ...]) -> None:
@@ -285,7 +223,7 @@ class FactorizedLayer(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
-                shape=(kernel_shape[-1],),
+                shape=self.bias_shape(kernel_shape),
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
@@ -294,8 +232,21 @@ class FactorizedLayer(keras.layers.Layer):
             min_ndim=2, axes={self.channel_axis(): kernel_shape[-2]}
         )
 
-    def build_shape(self, kernel_shape: tuple[int, ...]) -> tuple[int | None, ...]:
-        """The input shape to build with, as far as a kernel tells it: the channels."""
+    def bias_shape(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the bias variable."""
+        return (kernel_shape[-1],)
+
+    def as_bias(self, change: np.ndarray) -> np.ndarray:
+        """A change of the outputs `(out,)` in the layout of the bias."""
+        return change
+
+    def build_shape(self, source: keras.layers.Layer) -> tuple[int | None, ...]:
+        """The input shape to build with, as far as weights tell it: the channels.
+
+        Args:
+            source: a built stock layer, or a layer of this type.
+        """
+        kernel_shape = kernel_shape_of(source)
         shape: list[int | None] = [None] * len(kernel_shape)
         shape[self.channel_axis()] = kernel_shape[-2]
         return tuple(shape)
@@ -318,9 +269,7 @@ class FactorizedLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         serialize = regularizers.serialize
-        return {
-            **super().get_config(),
-            "ranks": self.ranks,
+        shared = {
             "activation": activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "bias_initializer": initializers.serialize(self.bias_initializer),
@@ -329,10 +278,5 @@ class FactorizedLayer(keras.layers.Layer):
             "activity_regularizer": serialize(self.activity_regularizer),
             "bias_constraint": constraints.serialize(self.bias_constraint),
         }
-
-
-def kernel_shape_of(layer: keras.layers.Layer) -> tuple[int, ...]:
-    """Kernel shape of a stock layer or of the layer a factorized one stands for."""
-    if isinstance(layer, FactorizedLayer):
-        return layer.kernel_shape()
-    return tuple(layer.kernel.shape)
+        taken = {key: shared[key] for key in shared if key in self.config_keys()}
+        return {**super().get_config(), "ranks": self.ranks, **taken}

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from tfcompress.layers.base import FactorizedLayer, Factors
-from tfcompress.layers.pair import pair_spectrum, svd_pair, truncate_pair
+from tfcompress.layers.base import FactorizedLayer
+from tfcompress.layers.pair import MatrixPair
 from tfcompress.layers.registry import register
+from tfcompress.layers.sampling import Sample, sampled
 from tfcompress.layers.support import SHARED_CONFIG, stock_layer
-from tfcompress.linalg import singular_values
 from tfcompress.spec import LayerSpec, positions
 
 
 @register
-class FactorizedDense(FactorizedLayer):
+class FactorizedDense(MatrixPair, FactorizedLayer):
     """`activation(x @ u @ v + bias)`: a Dense layer of rank `r`.
 
     The truncated singular value decomposition of the kernel, singular values split
@@ -40,7 +39,6 @@ class FactorizedDense(FactorizedLayer):
     """
 
     targets = (keras.layers.Dense,)
-    factor_names = ("u", "v")
 
     def __init__(self, units: int, ranks: int, **kwargs: Any) -> None:
         super().__init__(ranks, **kwargs)
@@ -52,17 +50,6 @@ class FactorizedDense(FactorizedLayer):
         return (*SHARED_CONFIG, "units")
 
     @classmethod
-    def max_ranks(cls, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (min(kernel_shape),)
-
-    @classmethod
-    def factor_shapes(
-        cls, kernel_shape: tuple[int, ...], ranks: tuple[int, ...]
-    ) -> dict[str, tuple[int, ...]]:
-        inputs, units = kernel_shape
-        return {"u": (inputs, ranks[0]), "v": (ranks[0], units)}
-
-    @classmethod
     def macs(
         cls, spec: LayerSpec, kernel_shape: tuple[int, ...], ranks: tuple[int, ...]
     ) -> int:
@@ -71,38 +58,10 @@ class FactorizedDense(FactorizedLayer):
         return sum(positions(call.input_shape) * each for call in spec.calls)
 
     @classmethod
-    def decompose(cls, kernel: np.ndarray, ranks: tuple[int, ...]) -> Factors:
-        u, v = svd_pair(kernel, ranks[0])
-        return {"u": u, "v": v}
-
-    @classmethod
-    def compose(cls, factors: Factors) -> np.ndarray:
-        return factors["u"] @ factors["v"]
-
-    @classmethod
-    def truncate_factors(cls, factors: Factors, ranks: tuple[int, ...]) -> Factors:
-        u, v = truncate_pair(factors["u"], factors["v"], ranks[0])
-        return {"u": u, "v": v}
-
-    @classmethod
-    def spectra(cls, kernel: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (singular_values(kernel),)
-
-    @classmethod
-    def unfolding_shapes(
-        cls, kernel_shape: tuple[int, ...]
-    ) -> tuple[tuple[int, int], ...]:
-        return (tuple(kernel_shape),)
-
-    def factor_spectra(self) -> tuple[np.ndarray, ...]:
-        factors = self.factors()
-        return (pair_spectrum(factors["u"], factors["v"]),)
-
-    def kernel_shape(self) -> tuple[int, ...]:
-        return (self.u.shape[0], self.units)
-
-    def product(self) -> Any:
-        return ops.matmul(self.u, self.v)
+    def input_rows(
+        cls, layer: Any, inputs: Any, *, whole: bool, sample: Sample | None = None
+    ) -> Any:
+        return sampled(ops.reshape(inputs, (-1, inputs.shape[-1])), sample)
 
     def build(self, input_shape: tuple) -> None:
         self.add_factors((input_shape[-1], self.units))

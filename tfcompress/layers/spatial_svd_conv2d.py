@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.layers.base import Factors
-from tfcompress.layers.conv2d import FactorizedConv2D, spatial
-from tfcompress.layers.pair import pair_spectrum, svd_pair, truncate_pair
+from tfcompress.layers.conv import FactorizedConv, spatial
+from tfcompress.layers.interface import Factors
+from tfcompress.layers.pair import PairType
 from tfcompress.layers.registry import register
-from tfcompress.linalg import singular_values
+from tfcompress.linalg import Moments, weighted_tucker2, weighted_tucker2_errors
 from tfcompress.spec import LayerSpec
 
 
-def _matrix(kernel: np.ndarray) -> np.ndarray:
-    """`(kh, kw, in, out)` as the matrix `(kh*in, kw*out)`."""
+def _by_column(moments: Moments, kh: int, kw: int, n_in: int) -> Moments:
+    """Moments of patches in the order (column, (row, channel))."""
+    if moments.size == n_in:
+        return Moments(
+            np.kron(np.eye(kh), moments.second),
+            np.tile(moments.mean, kh),
+            moments.count,
+        )
+    order = np.arange(kh * kw * n_in).reshape(kh, kw, n_in).swapaxes(0, 1).ravel()
+    return Moments(
+        moments.second[np.ix_(order, order)], moments.mean[order], moments.count
+    )
+
+
+def _columns(kernel: np.ndarray) -> np.ndarray:
+    """`(kh, kw, in, out)` as `(kw, kh*in, out)`."""
     kh, kw, n_in, n_out = kernel.shape
-    return kernel.transpose(0, 2, 1, 3).reshape(kh * n_in, kw * n_out)
-
-
-def _factors(u: np.ndarray, v: np.ndarray, kh: int, kw: int) -> Factors:
-    rank = u.shape[1]
-    return {
-        "u": u.reshape(kh, 1, -1, rank),
-        "v": v.reshape(1, rank, kw, -1).transpose(0, 2, 1, 3),
-    }
-
-
-def _matrices(factors: Factors) -> tuple[np.ndarray, np.ndarray]:
-    u, v = factors["u"], factors["v"]
-    rank = u.shape[3]
-    return u.reshape(-1, rank), v.transpose(0, 2, 1, 3).reshape(rank, -1)
+    return kernel.swapaxes(0, 1).reshape(kw, kh * n_in, n_out)
 
 
 @register
-class SpatialSVDConv2D(FactorizedConv2D):
+class SpatialSVDConv2D(PairType, FactorizedConv):
     """A k×1 convolution to `r` channels, followed by a 1×k convolution.
 
     The SVD of the kernel as a matrix `(kh*in, kw*out)`: scheme 2 of Jaderberg et al.
-    2014 (section 2.2). Strides, padding and dilation split by axis, exactly.
+    2014 (section 2.2). Strides, padding and dilation split by axis, exactly. With
+    moments of the inputs the first factor spans the whitened columns and the second
+    is the regression of the outputs on what the first lets through.
 
     Args:
         filters, kernel_size, strides, padding, data_format, dilation_rate: as in
@@ -55,7 +58,9 @@ class SpatialSVDConv2D(FactorizedConv2D):
         [(3, 1, 64, 16), (1, 3, 16, 64), (64,)]
     """
 
-    factor_names = ("u", "v")
+    targets = (keras.layers.Conv2D,)
+    stock = keras.layers.Conv2D
+    dims = 2
 
     @classmethod
     def supports(cls, layer: keras.layers.Layer) -> str | None:
@@ -64,9 +69,11 @@ class SpatialSVDConv2D(FactorizedConv2D):
         return super().supports(layer)
 
     @classmethod
-    def max_ranks(cls, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    def unfolding_shapes(
+        cls, kernel_shape: tuple[int, ...]
+    ) -> tuple[tuple[int, int], ...]:
         kh, kw, n_in, n_out = kernel_shape
-        return (min(kh * n_in, kw * n_out),)
+        return ((kh * n_in, kw * n_out),)
 
     @classmethod
     def factor_shapes(
@@ -89,32 +96,112 @@ class SpatialSVDConv2D(FactorizedConv2D):
         return total
 
     @classmethod
-    def decompose(cls, kernel: np.ndarray, ranks: tuple[int, ...]) -> Factors:
-        u, v = svd_pair(_matrix(kernel), ranks[0])
-        return _factors(u, v, kernel.shape[0], kernel.shape[1])
+    def unfolded(cls, kernel: np.ndarray) -> np.ndarray:
+        kh, kw, n_in, n_out = kernel.shape
+        return kernel.transpose(0, 2, 1, 3).reshape(kh * n_in, kw * n_out)
+
+    @classmethod
+    def fold(cls, u: np.ndarray, v: np.ndarray, shape: tuple[int, ...]) -> Factors:
+        kh, kw, n_in, n_out = shape
+        return {
+            "u": u.reshape(kh, 1, n_in, -1),
+            "v": v.reshape(1, -1, kw, n_out).swapaxes(1, 2),
+        }
+
+    @classmethod
+    def unfold(cls, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
+        u, v = factors["u"], factors["v"]
+        rank = u.shape[3]
+        return u.reshape(-1, rank), v[0].swapaxes(0, 1).reshape(rank, -1)
+
+    @classmethod
+    def shape_of(cls, factors: Factors) -> tuple[int, ...]:
+        kh, _, n_in, _ = factors["u"].shape
+        _, kw, _, n_out = factors["v"].shape
+        return (kh, kw, n_in, n_out)
+
+    @classmethod
+    def decompose(
+        cls,
+        kernel: np.ndarray,
+        ranks: tuple[int, ...],
+        moments: Moments | None = None,
+    ) -> Factors:
+        if moments is None:
+            return super().decompose(kernel, ranks)
+        moments = _by_column(moments, *kernel.shape[:3])
+        return cls._weighted(_columns(kernel), ranks[0], moments, kernel.shape)
+
+    @classmethod
+    def truncate_factors(
+        cls,
+        factors: Factors,
+        ranks: tuple[int, ...],
+        moments: Moments | None = None,
+    ) -> Factors:
+        if moments is None:
+            return super().truncate_factors(factors, ranks)
+        core, q, moments, shape = cls._core(factors, moments)
+        return cls._weighted(core, ranks[0], moments, shape, q)
+
+    @classmethod
+    def errors(
+        cls,
+        kernel: np.ndarray,
+        candidates: Sequence[tuple[int, ...]],
+        moments: Moments | None = None,
+    ) -> np.ndarray:
+        if moments is None:
+            return super().errors(kernel, candidates)
+        moments = _by_column(moments, *kernel.shape[:3])
+        return _errors(_columns(kernel), candidates, moments)
+
+    def factor_errors(
+        self,
+        candidates: Sequence[tuple[int, ...]],
+        moments: Moments | None = None,
+    ) -> np.ndarray:
+        if moments is None:
+            return super().factor_errors(candidates)
+        core, _, moments, _ = self._core(self.factors(), moments)
+        return _errors(core, candidates, moments)
+
+    @classmethod
+    def _weighted(
+        cls,
+        tensor: np.ndarray,
+        rank: int,
+        moments: Moments,
+        shape: tuple[int, ...],
+        q: np.ndarray | None = None,
+    ) -> Factors:
+        # Tucker-2 of the columns with the output mode left whole.
+        kw, _, n_out = tensor.shape
+        core, u, out = weighted_tucker2(tensor, (rank, n_out), moments)
+        v = (core @ out.T).swapaxes(0, 1).reshape(rank, kw * n_out)
+        u = u if q is None else q @ u
+        scale = np.sqrt(np.linalg.norm(v) / max(np.linalg.norm(u), 1e-30)) or 1.0
+        return cls.fold(u * scale, v / scale, shape)
+
+    @classmethod
+    def _core(
+        cls, factors: Factors, moments: Moments
+    ) -> tuple[np.ndarray, np.ndarray, Moments, tuple[int, ...]]:
+        shape = cls.shape_of(factors)
+        q, r = np.linalg.qr(np.asarray(cls.unfold(factors)[0], np.float64))
+        core = np.matmul(r, factors["v"][0])
+        return core, q, _by_column(moments, *shape[:3]).project(q), shape
 
     @classmethod
     def compose(cls, factors: Factors) -> np.ndarray:
         return np.einsum("hir,wro->hwio", factors["u"][:, 0], factors["v"][0])
 
     @classmethod
-    def truncate_factors(cls, factors: Factors, ranks: tuple[int, ...]) -> Factors:
-        u, v = truncate_pair(*_matrices(factors), ranks[0])
-        return _factors(u, v, factors["u"].shape[0], factors["v"].shape[1])
-
-    @classmethod
-    def spectra(cls, kernel: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (singular_values(_matrix(kernel)),)
-
-    @classmethod
-    def unfolding_shapes(
-        cls, kernel_shape: tuple[int, ...]
-    ) -> tuple[tuple[int, int], ...]:
-        kh, kw, n_in, n_out = kernel_shape
-        return ((kh * n_in, kw * n_out),)
-
-    def factor_spectra(self) -> tuple[np.ndarray, ...]:
-        return (pair_spectrum(*_matrices(self.factors())),)
+    def mean_response(cls, factors: Factors, mean: np.ndarray) -> np.ndarray:
+        u, v = factors["u"][:, 0], factors["v"][0]
+        kh, n_in, _ = u.shape
+        inner = np.einsum("hwi,hir->wr", mean.reshape(kh, -1, n_in), u)
+        return np.einsum("wr,wro->o", inner, v)
 
     def product(self) -> Any:
         return ops.einsum("hir,wro->hwio", self.u[:, 0], self.v[0])
@@ -151,3 +238,10 @@ class SpatialSVDConv2D(FactorizedConv2D):
                 dilation_rate=(1, self.dilation_rate[1]),
             ),
         ]
+
+
+def _errors(
+    tensor: np.ndarray, candidates: Sequence[tuple[int, ...]], moments: Moments
+) -> np.ndarray:
+    pairs = [(rank, tensor.shape[2]) for (rank,) in candidates]
+    return weighted_tucker2_errors(tensor, pairs, moments)

@@ -51,7 +51,19 @@ def to_numpy(variable: Any) -> np.ndarray:
     return value if value.dtype == np.float64 else np.asarray(value, np.float32)
 
 
-def unsupported_reason(layer: keras.layers.Layer) -> str | None:
+def kernel_option(kernel_name: str, option: str) -> str:
+    """Keras' name of an option of a kernel.
+
+    Example:
+        >>> kernel_option("pointwise_kernel", "regularizer")
+        'pointwise_regularizer'
+    """
+    return f"{kernel_name.removesuffix('_kernel')}_{option}"
+
+
+def unsupported_reason(
+    layer: keras.layers.Layer, kernel_name: str = "kernel"
+) -> str | None:
     """Reasons that hold for every layer type; None where there is none."""
     if not layer.built:
         return "it is not built"
@@ -59,7 +71,7 @@ def unsupported_reason(layer: keras.layers.Layer) -> str | None:
         return f"already quantized to {layer.quantization_mode}"
     if getattr(layer, "lora_enabled", False):
         return "LoRA is enabled on it"
-    if layer.kernel_constraint is not None:
+    if getattr(layer, kernel_option(kernel_name, "constraint")) is not None:
         return "its kernel constraint cannot hold on factors"
     return None
 

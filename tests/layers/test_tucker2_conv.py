@@ -1,9 +1,11 @@
-"""Tucker2Conv2D against the Conv2D layer it replaces."""
+"""Tucker2Conv1D, 2D, 3D against the convolutions they replace."""
 
+import conformance_conv as conv
+import keras
 import numpy as np
 from conformance_conv2d import Conv2DTypeTests, built
 
-from tfcompress.layers import Tucker2Conv2D
+from tfcompress.layers import Tucker2Conv1D, Tucker2Conv2D, Tucker2Conv3D
 
 
 class TestTucker2Conv2D(Conv2DTypeTests):
@@ -32,3 +34,9 @@ def test_factors_have_one_scale():
     low = Tucker2Conv2D.from_layer(built(24, 3, 16), (6, 8))
     sizes = [np.sqrt(np.mean(np.square(f))) for f in low.factors().values()]
     np.testing.assert_allclose(sizes, sizes[0], rtol=1e-4)
+
+
+@conv.each_case
+def test_conformance_of_one_and_three_dimensions(stock, name, options, shape):
+    cls = Tucker2Conv1D if stock is keras.layers.Conv1D else Tucker2Conv3D
+    conv.check(cls, stock, name, options, shape)
