@@ -145,7 +145,7 @@ def test_by_hand(case):
 
 def test_every_counted_kind_is_tested():
     kinds = {type(make()) for make, *_ in BY_HAND.values()}
-    assert set(_MACS) - kinds == {L.MultiHeadAttention}
+    assert set(_MACS) - kinds == {L.MultiHeadAttention, L.GroupQueryAttention}
 
 
 def attention_macs(length, dim, heads, key, value):
@@ -162,8 +162,40 @@ def test_self_attention(value):
     model = keras.Model(inputs, layer(inputs, inputs))
     assert model_cost(model).macs == attention_macs(6, 8, 2, 3, value or 3)
     assert model_cost(model).params == model.count_params()
-    specs = [spec for spec in layer_specs(model) if spec.kind == "MultiHeadAttention"]
-    assert len(specs) == 1 and specs[0].reason.startswith("attention projections")
+    specs = {spec.name: spec for spec in layer_specs(model)}
+    own = specs[layer.name]
+    assert own.cost == (0, 2 * 6 * 6 * (3 + (value or 3)), 0), "the scores"
+    assert own.options == () and "one by one" in own.reason
+    for name, macs in (("query", 6 * 8 * 6), ("key", 6 * 8 * 6)):
+        part = specs[f"{layer.name}/{name}"]
+        assert part.kind == "EinsumDense" and part.options == ("FactorizedEinsumDense",)
+        assert part.cost == (8 * 6 + 6, macs, 4 * (8 * 6 + 6))
+    width = 2 * (value or 3)
+    last = specs[f"{layer.name}/attention_output"]
+    assert last.cost.macs == 6 * width * 8
+    total = [sum(spec.cost[i] for spec in specs.values()) for i in range(3)]
+    assert tuple(total) == model_cost(model)
+
+
+def test_grouped_attention():
+    layer = L.GroupQueryAttention(3, 4, 2, use_gate=True)
+    inputs = keras.Input((6, 8))
+    model = keras.Model(inputs, layer(inputs, inputs))
+    # Query, gate and output of four heads, key and value of two.
+    projections = 6 * 8 * 3 * (3 * 4 + 2 * 2)
+    assert model_cost(model).macs == projections + 4 * 6 * 6 * 2 * 3
+    names = [spec.name.split("/")[-1] for spec in layer_specs(model)][-5:]
+    assert names == ["query", "key", "value", "gate", "attention_output"]
+
+
+def test_shared_attention_is_counted_for_each_call():
+    layer = L.MultiHeadAttention(2, 3)
+    inputs = keras.Input((6, 8))
+    once = keras.Model(inputs, layer(inputs, inputs))
+    twice = keras.Model(inputs, layer(layer(inputs, inputs), inputs))
+    assert model_cost(twice).macs == 2 * model_cost(once).macs
+    assert model_cost(twice).params == model_cost(once).params
+    assert len(layer_specs(twice)) == len(layer_specs(once)) == 6
 
 
 def test_shared_layer_is_counted_for_each_call():

@@ -228,10 +228,11 @@ def test_expanded_and_saved(make, tmp_path):
         assert_same_outputs(keras.models.load_model(path), one, 1e-6)
 
 
-def test_composites_are_left_whole():
+def test_composites_are_left_whole_but_for_attention():
     paths = [leaf.path for leaf in leaves(composites())]
-    assert paths == ["x", "td", "bi", "mha", "dense"]
-    assert list(full_rank(composites())) == ["dense"]
+    parts = ["mha/query", "mha/key", "mha/value", "mha/attention_output"]
+    assert paths == ["x", "td", "bi", "mha", *parts, "dense"]
+    assert list(full_rank(composites())) == [*parts, "dense"]
 
 
 def test_shared_layers_stay_shared():

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.layers import FactorizedLayer, registry
+from tfcompress.layers import FactorizedLayer, kernel_shape_of, registry
 from tfcompress.spec import ZERO, Call, Cost, LayerSpec, positions
 from tfcompress.trace import descendants, leaves, trace_calls
 
@@ -24,32 +24,37 @@ def _spatial_size(shape: tuple[int, ...], layer: Any) -> int:
 
 def _conv(layer: Any, call: Call) -> int:
     # kernel: (*k, in / groups, out): groups are in the shape already.
-    return _spatial_size(call.output_shape, layer) * math.prod(layer.kernel.shape)
+    return _spatial_size(call.output_shape, layer) * math.prod(kernel_shape_of(layer))
 
 
 def _conv_transpose(layer: Any, call: Call) -> int:
-    return _spatial_size(call.input_shape, layer) * math.prod(layer.kernel.shape)
+    return _spatial_size(call.input_shape, layer) * math.prod(kernel_shape_of(layer))
 
 
 def _separable(layer: Any, call: Call) -> int:
     each = math.prod(layer.depthwise_kernel.shape)
-    each += math.prod(layer.pointwise_kernel.shape)
+    each += math.prod(kernel_shape_of(layer))
     return _spatial_size(call.output_shape, layer) * each
 
 
 def _dense(layer: Any, call: Call) -> int:
-    return positions(call.input_shape) * math.prod(layer.kernel.shape)
+    return positions(call.input_shape) * math.prod(kernel_shape_of(layer))
 
 
 def _einsum_dense(layer: Any, call: Call) -> int:
-    inputs, kernel = layer.equation.split("->")[0].split(",")
-    # One sample: the batch has size 1, wherever the equation puts it. Axes under an
-    # ellipsis get names of their own. Every output axis is one of these.
-    shape = (1, *call.input_shape)
-    hidden = "0123456789"[: len(shape) - len(inputs.replace("...", ""))]
-    sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
-    sizes |= dict(zip(inputs.replace("...", hidden), shape, strict=True))
-    return math.prod(sizes.values())
+    # Every axis of the kernel is one of the inputs or of the outputs.
+    inputs, rest = layer.equation.split(",")
+    sizes = _sizes(rest.split("->")[1], call.output_shape)
+    return math.prod((sizes | _sizes(inputs, call.input_shape)).values())
+
+
+def _sizes(term: str, shape: tuple[int, ...]) -> dict[str, int]:
+    """Axis sizes of one sample: the batch has size 1, wherever the equation puts it.
+
+    Axes under an ellipsis get names of their own.
+    """
+    hidden = "0123456789"[: len(shape) + 1 - len(term.replace("...", ""))]
+    return dict(zip(term.replace("...", hidden), (1, *shape), strict=True))
 
 
 def _attention(layer: Any, call: Call) -> int:
@@ -58,6 +63,12 @@ def _attention(layer: Any, call: Call) -> int:
     length = math.prod(call.input_shape[:-1])
     per_head = layer._key_dim + (layer._value_dim or layer._key_dim)
     return length * length * layer._num_heads * per_head
+
+
+def _grouped_attention(layer: Any, call: Call) -> int:
+    # As `_attention`: groups share keys and values, but every query is scored.
+    length = math.prod(call.input_shape[:-1])
+    return length * length * layer.num_query_heads * 2 * layer.head_dim
 
 
 def _time_distributed(layer: Any, call: Call) -> int:
@@ -79,6 +90,7 @@ _MACS: dict[type, Callable[[Any, Call], int]] = {
     keras.layers.Conv1DTranspose: _conv_transpose,
     keras.layers.Conv2DTranspose: _conv_transpose,
     keras.layers.Conv3DTranspose: _conv_transpose,
+    keras.layers.GroupQueryAttention: _grouped_attention,
     keras.layers.MultiHeadAttention: _attention,
     keras.layers.TimeDistributed: _time_distributed,
 }
@@ -88,7 +100,12 @@ def _own_macs(layer: keras.layers.Layer, calls: tuple[Call, ...]) -> int:
     if isinstance(layer, FactorizedLayer):
         stand_in = _bare_spec(layer, calls)
         return layer.macs(stand_in, layer.kernel_shape(), layer.ranks)
-    for cls in type(layer).__mro__:
+    return _stock_macs(type(layer), layer, calls)
+
+
+def _stock_macs(kind: type, layer: Any, calls: tuple[Call, ...]) -> int:
+    """MACs of a layer of a stock class, or of what a factorized one stands for."""
+    for cls in kind.__mro__:
         if cls in _MACS:
             return sum(_MACS[cls](layer, call) for call in calls)
     return 0
@@ -120,18 +137,28 @@ def _bare_spec(layer: Any, calls: tuple[Call, ...]) -> LayerSpec:
 
 def _dense_cost(layer: FactorizedLayer, calls: tuple[Call, ...], size: int) -> Cost:
     """Cost of the stock layer that a factorized one stands for."""
-    shape = layer.kernel_shape()
-    params = math.prod(shape) + (shape[-1] if layer.use_bias else 0)
-    if len(shape) == 2:
-        macs = sum(positions(call.input_shape) for call in calls) * math.prod(shape)
-    else:
-        places = sum(_spatial_size(call.output_shape, layer) for call in calls)
-        macs = places * math.prod(shape)
+    params = math.prod(layer.kernel_shape()) + layer.kept_params(layer)
+    macs = _stock_macs(layer.targets[0], layer, calls)
     return Cost(params, macs, params * size)
+
+
+def _cost(layer: keras.layers.Layer, traced: dict[int, tuple[Call, ...]]) -> Cost:
+    """Cost of a layer, without parts that are listed by themselves."""
+    parts = registry.parts(layer).values()
+    apart = {id(inner) for part in parts for inner in descendants(part)}
+    own = [inner for inner in descendants(layer) if id(inner) not in apart]
+    macs = sum(_own_macs(inner, traced.get(id(inner), ())) for inner in own)
+    params = layer.count_params() if layer.built else 0
+    params -= sum(part.count_params() for part in parts)
+    size = _bytes(layer) - sum(map(_bytes, parts))
+    return Cost(params, macs, size)
 
 
 def layer_specs(model: keras.Model, input_shapes: Any = None) -> list[LayerSpec]:
     """Every layer of a model with its calls and cost.
+
+    The projections of attention are listed by themselves; the row of the attention
+    layer counts what remains, the scores.
 
     Args:
         model: a built model; it is not changed.
@@ -152,10 +179,7 @@ def layer_specs(model: keras.Model, input_shapes: Any = None) -> list[LayerSpec]
     specs = []
     for path, layer in leaves(model):
         calls = traced.get(id(layer), ())
-        macs = sum(
-            _own_macs(inner, traced.get(id(inner), ())) for inner in descendants(layer)
-        )
-        cost = Cost(layer.count_params() if layer.built else 0, macs, _bytes(layer))
+        cost = _cost(layer, traced)
         options, reason = registry.options(layer)
         if not calls and options:
             options, reason = (), "never called"

@@ -26,6 +26,10 @@ class RankError(TfcompressError, ValueError):
     """A rank is out of range for the layer it is meant for."""
 
 
+class DegenerateError(TfcompressError, ValueError):
+    """A decomposition of this rank has no stable solution."""
+
+
 class OptionError(TfcompressError, ValueError):
     """An option that does not exist or is out of range."""
 

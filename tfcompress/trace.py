@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfcompress.errors import UnsupportedModelError
+from tfcompress.layers import registry
 from tfcompress.spec import Call
 
 _LOCK = threading.RLock()
 
 
 class Leaf(NamedTuple):
-    """A layer that is no model itself, under its path."""
+    """A layer that is no model itself, or a part of one, under its path."""
 
     path: str
     layer: keras.layers.Layer
 
 
-def leaves(model: keras.Model) -> list[Leaf]:
+def leaves(model: keras.Model, *, parts: bool = True) -> list[Leaf]:
     """Every layer of a model once, nested models opened, in order of creation.
 
-    A layer that holds other layers but is no model (attention, bidirectional, a
-    user's block) counts as one.
+    A layer that holds other layers but is no model (bidirectional, a user's block)
+    counts as one. Attention is followed by its projections, which can be replaced one
+    by one: "attention", "attention/query", "attention/key" and so on.
 
     Args:
         model: Sequential, Functional or subclassed; built.
+        parts: whether to list the projections of attention.
 
     Returns:
         Pairs of path ("block1/conv") and layer; a shared layer stands under the first
@@ -39,6 +42,16 @@ def leaves(model: keras.Model) -> list[Leaf]:
     found: list[Leaf] = []
     seen: set[int] = set()
     paths: set[str] = set()
+
+    def add(path: str, layer: keras.layers.Layer) -> str:
+        # Subclassed models may hold two layers of one name.
+        unique, count = path, 1
+        while unique in paths:
+            count += 1
+            unique = f"{path}#{count}"
+        paths.add(unique)
+        found.append(Leaf(unique, layer))
+        return unique
 
     def walk(parent: keras.Model, prefix: str) -> None:
         for layer in parent.layers:
@@ -49,13 +62,9 @@ def leaves(model: keras.Model) -> list[Leaf]:
             if isinstance(layer, keras.Model):
                 walk(layer, path + "/")
                 continue
-            # Subclassed models may hold two layers of one name.
-            unique, count = path, 1
-            while unique in paths:
-                count += 1
-                unique = f"{path}#{count}"
-            paths.add(unique)
-            found.append(Leaf(unique, layer))
+            path = add(path, layer)
+            for name, part in registry.parts(layer).items() if parts else ():
+                add(f"{path}/{name}", part)
 
     walk(model, "")
     return found
@@ -136,22 +145,27 @@ def _shape(value: Any) -> tuple[int, ...]:
     return ()
 
 
+Listener = Callable[[keras.layers.Layer, Any, Any], None]
+
+
 @contextlib.contextmanager
-def _recorded_calls() -> Iterator[dict[int, list[Call]]]:
-    calls: dict[int, list[Call]] = {}
+def listening(listener: Listener) -> Iterator[None]:
+    """Tells of every layer call: `listener(layer, inputs, outputs)`.
+
+    Inputs are the positional arguments of the call, or else the named ones. Layers
+    inside composite layers and nested models are heard too.
+    """
     with _LOCK:
         original = keras.layers.Layer.__call__
 
-        def recording(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        def heard(layer: Any, *args: Any, **kwargs: Any) -> Any:
             outputs = original(layer, *args, **kwargs)
-            inputs = args if args else tuple(kwargs.values())
-            call = Call(_shape(inputs), _shape(outputs))
-            calls.setdefault(id(layer), []).append(call)
+            listener(layer, args if args else tuple(kwargs.values()), outputs)
             return outputs
 
-        keras.layers.Layer.__call__ = recording
+        keras.layers.Layer.__call__ = heard
         try:
-            yield calls
+            yield
         finally:
             keras.layers.Layer.__call__ = original
 
@@ -180,7 +194,13 @@ def trace_calls(
     def forward(inputs: Any) -> Any:
         return model(inputs, training=False)
 
-    with _recorded_calls() as calls:
+    calls: dict[int, list[Call]] = {}
+
+    def record(layer: Any, inputs: Any, outputs: Any) -> None:
+        call = Call(_shape(inputs), _shape(outputs))
+        calls.setdefault(id(layer), []).append(call)
+
+    with listening(record):
         try:
             forward.get_concrete_function(specs)
         except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:

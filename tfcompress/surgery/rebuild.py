@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.errors import UnsupportedModelError
-from tfcompress.layers import FactorizedLayer
+from tfcompress.layers import registry
 from tfcompress.trace import descendants, input_specs, leaves
 
 Chain = list[keras.layers.Layer]
@@ -44,7 +44,7 @@ class Rebuild:
     def _layer(self, layer: keras.layers.Layer) -> Chain:
         """What a layer becomes: one new layer, or a chain of them."""
         if id(layer) not in self._chains:
-            replacement = self._replacements.get(id(layer))
+            replacement = self._replacement(layer)
             if isinstance(layer, keras.Model):
                 chain = [self.model(layer)]
             elif replacement is None:
@@ -56,6 +56,23 @@ class Rebuild:
                 self._keep_flags(chain)
             self._chains[id(layer)] = chain
         return self._chains[id(layer)]
+
+    def _replacement(self, layer: keras.layers.Layer) -> Any:
+        """What a layer is replaced by, itself or in parts; None where it stays."""
+        whole = self._replacements.get(id(layer))
+        parts = {
+            name: self._replacements[id(part)]
+            for name, part in registry.parts(layer).items()
+            if self._replacements.get(id(part)) is not None
+        }
+        if whole is not None and parts:
+            raise UnsupportedModelError(
+                f"Layer '{layer.name}' cannot be replaced both as a whole and in parts."
+                f" Received: parts {sorted(parts)}"
+            )
+        if not parts:
+            return whole
+        return registry.composite_for(layer).with_parts(layer, parts)
 
     def _sequential(self, model: keras.Sequential) -> keras.Model:
         inputs = model.inputs[0]
@@ -90,9 +107,9 @@ class Rebuild:
 
     def _subclassed(self, model: keras.Model) -> keras.Model:
         chosen: dict[int, Any] = {}
-        for _, layer in leaves(model):
-            replacement = self._replacements.get(id(layer))
-            if replacement is None and isinstance(layer, FactorizedLayer):
+        for _, layer in leaves(model, parts=False):
+            replacement = self._replacement(layer)
+            if replacement is None and registry.is_own(layer):
                 # The configuration gives back the stock layer that stood there.
                 replacement = _copy_layer(layer)
                 replacement.build_from_config(layer.get_build_config())
@@ -124,7 +141,7 @@ class Rebuild:
             self._keep_flags([replacement])
         specs = input_specs(model)
         new(tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specs))
-        for _, layer in leaves(model):
+        for _, layer in leaves(model, parts=False):
             if chosen[id(layer)] is None:
                 self._pairs.append((layer, twins[id(layer)]))
         return new
@@ -173,12 +190,14 @@ def _copy_flags(old: Any, new: Any) -> None:
 
 def _twins(old: keras.Model, new: keras.Model) -> dict[int, keras.layers.Layer]:
     """Layers of a freshly made model by the id of those of the original."""
-    pairs = list(itertools.zip_longest(leaves(old), leaves(new)))
+    # Without parts: the new layers are not built yet.
+    both = (leaves(model, parts=False) for model in (old, new))
+    pairs = list(itertools.zip_longest(*both))
     for one, other in pairs:
         if one is None or other is None:
             raise ValueError("the copy has another number of layers than the original")
         same = type(one.layer) is type(other.layer)
-        if not same and not isinstance(one.layer, FactorizedLayer):
+        if not same and not registry.is_own(one.layer):
             raise ValueError("the copy has other layers than the original")
     return {id(one.layer): other.layer for one, other in pairs}
 

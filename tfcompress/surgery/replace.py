@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import keras
 
 from tfcompress.layers import FactorizedLayer, registry
+from tfcompress.linalg import Moments
 from tfcompress.surgery.rebuild import Chain, Rebuild
 from tfcompress.trace import leaves
 
@@ -23,7 +24,9 @@ def replace_layers(
     Args:
         model: a built model; it is not changed.
         replacements: built layers, or chains of built layers, by path (see
-            `tfcompress.trace.leaves`). A subclassed model takes no chains.
+            `tfcompress.trace.leaves`). A subclassed model takes no chains, nor do
+            projections of attention ("attention/query"), which are EinsumDense layers,
+            stock or factorized.
 
     Returns:
         A new, uncompiled model with the same name, weights (other than of replaced
@@ -50,7 +53,9 @@ def copy_model(model: keras.Model) -> keras.Model:
 
 
 def factorize(
-    model: keras.Model, choices: Mapping[str, tuple[str, tuple[int, ...]]]
+    model: keras.Model,
+    choices: Mapping[str, tuple[str, tuple[int, ...]]],
+    statistics: Mapping[str, Moments] | None = None,
 ) -> keras.Model:
     """A copy of a model in which the chosen layers are factorized.
 
@@ -58,6 +63,8 @@ def factorize(
         model: a built model; it is not changed.
         choices: for each layer path the layer type's name and its ranks. A layer that
             is of that type already is truncated in core form.
+        statistics: moments of the layers' inputs by path, see
+            `tfcompress.statistics`; layers without any get plain factors.
 
     Returns:
         A new, uncompiled model.
@@ -72,17 +79,21 @@ def factorize(
     for path, (type_name, ranks) in choices.items():
         if path not in by_path:
             raise KeyError(f"No layer '{path}' in model '{model.name}'.")
-        new[path] = _factorized(by_path[path], type_name, ranks)
+        moments = (statistics or {}).get(path)
+        new[path] = _factorized(by_path[path], type_name, ranks, moments)
     return replace_layers(model, new)
 
 
 def _factorized(
-    layer: keras.layers.Layer, type_name: str, ranks: tuple[int, ...]
+    layer: keras.layers.Layer,
+    type_name: str,
+    ranks: tuple[int, ...],
+    moments: Moments | None,
 ) -> FactorizedLayer:
     cls = registry.get(type_name)
     if type(layer) is cls:
-        return layer.truncate(ranks)
-    return cls.from_layer(layer, ranks)
+        return layer.truncate(ranks, moments)
+    return cls.from_layer(layer, ranks, moments)
 
 
 def expand(model: keras.Model) -> keras.Model:
@@ -91,15 +102,21 @@ def expand(model: keras.Model) -> keras.Model:
     For files that must load without tfcompress, and for tools that know only stock
     layers. Same outputs; kernel regularizers of factorized layers are left behind.
 
+    Keras' attention layers hold one layer for each projection: factorized projections
+    become dense again, so attention is as large as it was before compression, at the
+    outputs of the compressed one. Such models are better saved as they are.
+
     Args:
         model: a built Sequential or Functional model.
 
     Raises:
         UnsupportedModelError: a subclassed model holds a factorized layer.
     """
-    chains = {
-        path: layer.expand()
-        for path, layer in leaves(model)
+    known = leaves(model)
+    parts = {id(part) for _, x in known for part in registry.parts(x).values()}
+    stock = {
+        path: layer.merged() if id(layer) in parts else layer.expand()
+        for path, layer in known
         if isinstance(layer, FactorizedLayer)
     }
-    return replace_layers(model, chains)
+    return replace_layers(model, stock)
