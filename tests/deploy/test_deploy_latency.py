@@ -1,6 +1,7 @@
 """Latency: interleaved, plausible, and plain data in the end."""
 
 import json
+import time
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from tfcompress.deploy import Latency, ModelInputError, export_tflite, measure_latency
 from tfcompress.deploy import latency as latency_module
+from tfcompress.deploy.latency import steadiest_clock
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +53,39 @@ def test_files_are_measured_in_turn(files, monkeypatch):
     order = []
     timer = latency_module._time
 
-    def recording(interpreter, invokes):
+    def recording(interpreter, *args):
         order.append(id(interpreter))
-        return timer(interpreter, invokes)
+        return timer(interpreter, *args)
 
     monkeypatch.setattr(latency_module, "_time", recording)
     measure_latency(files, runs=6, warmup=1)
     rounds = np.reshape(order[-18:], (6, 3))
     assert all(len(set(row)) == 3 for row in rounds.tolist())
     assert len({tuple(row) for row in rounds.tolist()}) > 1
+
+
+def test_processor_time_leaves_out_the_waiting(files, monkeypatch):
+    def waiting(interpreter, invokes, now):
+        start = now()
+        for _ in range(invokes):
+            interpreter.invoke()
+            time.sleep(0.02)
+        return (now() - start) / invokes
+
+    monkeypatch.setattr(latency_module, "_time", waiting)
+    options = {"runs": 5, "warmup": 2}
+    elapsed = measure_latency({"a": files["small"]}, **options)["a"]
+    processor = measure_latency({"a": files["small"]}, **options, clock="cpu")["a"]
+    assert elapsed.q1_ms >= 20
+    assert 0 < processor.median_ms < 10
+
+
+def test_the_clock_must_fit_the_threads(files):
+    assert steadiest_clock(1) in ("cpu", "elapsed")
+    assert steadiest_clock(2) == "elapsed"
+    for options in ({"clock": "wall"}, {"clock": "cpu", "num_threads": 2}):
+        with pytest.raises(ModelInputError, match="clock.*one thread"):
+            measure_latency(files, runs=1, **options)
 
 
 def test_batches_and_names(files, tmp_path):

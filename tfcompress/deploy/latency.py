@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ from tfcompress.deploy.tflite_model import (
 # (well under a microsecond) do not show.
 MIN_SAMPLE_SECONDS = 1e-3
 MAX_INVOKES = 1000
+
+CLOCKS: dict[str, Callable[[], float]] = {
+    "elapsed": time.perf_counter,
+    "cpu": time.thread_time,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,7 @@ def measure_latency(
     num_threads: int = 1,
     batch_size: int = 1,
     seed: int = 0,
+    clock: str = "elapsed",
 ) -> dict[str, Latency]:
     """Times several ``.tflite`` files in turn, so that machine drift hits all alike.
 
@@ -77,6 +83,9 @@ def measure_latency(
         num_threads: CPU threads per model.
         batch_size: samples per run of the model.
         seed: for the random inputs and the order within a round.
+        clock: `"elapsed"`, or `"cpu"`: processor time of the calling thread, which
+            for one thread equals the elapsed time of an idle machine and leaves out
+            what other processes take; see `steadiest_clock`.
 
     Returns:
         name -> `Latency`, in the order given.
@@ -97,20 +106,28 @@ def measure_latency(
                 f"`{name}` is too small (at least 1; for warmup 0). "
                 f"Received: {name}={value - 1 if name == 'warmup' else value}"
             )
+    if clock not in CLOCKS or (clock == "cpu" and num_threads > 1):
+        raise ModelInputError(
+            f"`clock` must be one of {tuple(CLOCKS)}, and 'cpu' counts one thread "
+            f"only. Received: clock={clock!r}, num_threads={num_threads}"
+        )
+    now = CLOCKS[clock]
     random = np.random.default_rng(seed)
     named = _named(paths)
     interpreters = {
         name: _prepare(path, num_threads, batch_size, random)
         for name, path in named.items()
     }
-    cold = {name: _time(model, 1) for name, model in interpreters.items()}
-    invokes = {name: _invokes(model, warmup) for name, model in interpreters.items()}
+    cold = {name: _time(model, 1, now) for name, model in interpreters.items()}
+    invokes = {
+        name: _invokes(model, warmup, now) for name, model in interpreters.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in named}
     names = list(named)
     for _ in range(runs):
         for position in random.permutation(len(names)):
             name = names[position]
-            samples[name].append(_time(interpreters[name], invokes[name]))
+            samples[name].append(_time(interpreters[name], invokes[name], now))
     return {
         name: Latency(
             **_quantiles(samples[name]),
@@ -120,6 +137,17 @@ def measure_latency(
         )
         for name in names
     }
+
+
+def steadiest_clock(num_threads: int) -> str:
+    """The clock that other processes on the machine disturb least.
+
+    For one thread processor time, where the system counts it finely enough. Long
+    samples of elapsed time are interrupted more often than short ones: on a busy
+    machine a model would seem slower than the sum of its layers.
+    """
+    fine = time.get_clock_info("thread_time").resolution <= MIN_SAMPLE_SECONDS / 100
+    return "cpu" if num_threads == 1 and fine else "elapsed"
 
 
 def _named(paths: Any) -> dict[str, str | os.PathLike]:
@@ -175,19 +203,19 @@ def _random_input(
     return random.integers(limits.min, limits.max, shape, dtype, endpoint=True)
 
 
-def _invokes(interpreter: Interpreter, warmup: int) -> int:
+def _invokes(interpreter: Interpreter, warmup: int, now: Callable[[], float]) -> int:
     """Warms a model up, and says how many runs make a sample long enough to time."""
-    seconds = [_time(interpreter, 1) for _ in range(max(warmup, 1))]
+    seconds = [_time(interpreter, 1, now) for _ in range(max(warmup, 1))]
     once = max(float(np.median(seconds)), 1e-9)
     return min(MAX_INVOKES, math.ceil(MIN_SAMPLE_SECONDS / once))
 
 
-def _time(interpreter: Interpreter, invokes: int) -> float:
+def _time(interpreter: Interpreter, invokes: int, now: Callable[[], float]) -> float:
     """Mean seconds of a run over `invokes` runs."""
-    start = time.perf_counter()
+    start = now()
     for _ in range(invokes):
         interpreter.invoke()
-    return (time.perf_counter() - start) / invokes
+    return (now() - start) / invokes
 
 
 def _quantiles(seconds: list[float]) -> dict[str, float]:
