@@ -5,6 +5,7 @@ from tfcompress._lazy import lazy
 _NAMES = {
     "DistillationError": "distiller",
     "Distiller": "distiller",
+    "Matching": "matching",
     "Supervised": "training",
     "ViewError": "spec",
     "ViewSpec": "spec",
@@ -17,7 +18,9 @@ _NAMES = {
     "kl_divergence": "losses",
     "make_optimizer": "schedule",
     "make_views": "views",
+    "output_divergence": "divergence",
     "output_kind": "losses",
+    "regression_divergence": "divergence",
 }
 
 __getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -79,6 +79,8 @@ class Distiller(keras.Model):
         self.accuracy_tracker = keras.metrics.Mean(name="accuracy")
         self.agreement_tracker = keras.metrics.Mean(name="agreement")
         self.teacher_tracker = keras.metrics.Mean(name="teacher_accuracy")
+        # Set by `fit`: decay of factorized layers, which the optimizer leaves to it.
+        self.product_decay: Any = None
         self.built = True
 
     @property
@@ -137,7 +139,10 @@ class Distiller(keras.Model):
                 loss += tf.add_n([tf.cast(x, tf.float32) for x in self.student.losses])
             scaled = self.optimizer.scale_loss(loss)
         variables = self.student.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        gradients = tape.gradient(scaled, variables)
+        if self.product_decay is not None:
+            self.product_decay.apply(self.optimizer.learning_rate)
+        self.optimizer.apply(gradients, variables)
         self.loss_tracker.update_state(loss)
         self.kl_tracker.update_state(kl)
         self.agreement_tracker.update_state(_same_class(teacher_logits, logits))

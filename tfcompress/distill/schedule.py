@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from tfcompress.errors import OptionError
@@ -14,6 +17,7 @@ def make_optimizer(
     weight_decay: float = 1e-4,
     warmup_steps: int | None = None,
     clip_norm: float = 1.0,
+    undecayed: Sequence[Any] = (),
 ) -> keras.optimizers.Optimizer:
     """Adam, cosine schedule with linear warm-up, decoupled decay, global clipping.
 
@@ -28,6 +32,7 @@ def make_optimizer(
         weight_decay: as in the paper's Table 4.
         warmup_steps: steps of linear warm-up; 5 % of `steps` by default.
         clip_norm: largest global norm of the gradient.
+        undecayed: further variables that do not decay.
 
     Returns:
         A Keras optimizer.
@@ -55,5 +60,5 @@ def make_optimizer(
     )
     # The end of the path, for a layer may bear such a name as well.
     names = [rf"(^|/){name}(:\d+)?$" for name in ("bias", "gamma", "beta")]
-    optimizer.exclude_from_weight_decay(var_names=names)
+    optimizer.exclude_from_weight_decay(var_list=list(undecayed), var_names=names)
     return optimizer

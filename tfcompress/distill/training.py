@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfcompress.distill.decay import ProductDecay
 from tfcompress.distill.losses import output_kind
 from tfcompress.distill.schedule import make_optimizer
 from tfcompress.distill.views import ViewSpec, make_views
@@ -70,6 +71,8 @@ class Supervised(keras.Model):
         logits = output_kind(model) == "logits"
         self._loss = keras.losses.CategoricalCrossentropy(from_logits=logits)
         self.loss_tracker = keras.metrics.Mean(name="loss")
+        # Set by `fit`: decay of factorized layers, which the optimizer leaves to it.
+        self.product_decay: Any = None
         self.built = True
 
     @property
@@ -95,7 +98,10 @@ class Supervised(keras.Model):
                 loss += tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses])
             scaled = self.optimizer.scale_loss(loss)
         variables = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        gradients = tape.gradient(scaled, variables)
+        if self.product_decay is not None:
+            self.product_decay.apply(self.optimizer.learning_rate)
+        self.optimizer.apply(gradients, variables)
         self.loss_tracker.update_state(loss)
         return self.compute_metrics(images, labels, outputs)
 
@@ -147,34 +153,43 @@ def fit(
     jit_compile: Any = "auto",
     progress: Progress | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    compile_options: Mapping[str, Any] | None = None,
 ) -> dict[str, list[float]]:
-    """Compiles a `Distiller` or `Supervised` with the paper's optimizer and fits it.
+    """Compiles a trainer with the paper's optimizer and fits it.
 
     Args:
-        trainer: a `Distiller` or `Supervised`.
+        trainer: a `Distiller`, `Supervised` or `Matching`.
         train: batches `(images, labels)`; repeated as needed.
         validation: batches, or None.
         epochs: number of epochs.
         steps_per_epoch: steps of each.
-        learning_rate, weight_decay, warmup_steps: see `make_optimizer`.
+        learning_rate, warmup_steps: see `make_optimizer`.
+        weight_decay: see `make_optimizer`; of factorized layers it is the product
+            that decays, see `ProductDecay`.
         jit_compile: as in `keras.Model.compile`.
         progress: called after each epoch, and now and then within one, with (epochs
             done, epochs in all, figures).
         callbacks: further Keras callbacks.
+        compile_options: further arguments of the trainer's `compile`.
 
     Returns:
         Figures by name, one value per epoch in which they were measured.
     """
+    # As the optimizer's own decay, of which it takes the place.
+    decay = ProductDecay(trainer, weight_decay / learning_rate)
     optimizer = make_optimizer(
         steps=epochs * steps_per_epoch,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
+        undecayed=decay.factors(),
     )
+    trainer.product_decay = decay if decay.layers and weight_decay else None
     options: dict[str, Any] = {
         "optimizer": optimizer,
         "jit_compile": jit_compile,
         "steps_per_execution": _steps_per_execution(steps_per_epoch),
+        **(compile_options or {}),
     }
     if isinstance(trainer, Supervised):
         options["metrics"] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfcompress.distill.spec import ViewSpec
+from tfcompress.distill.spec import ViewError, ViewSpec
 
 # Smallest side of the crop in "mild": the usual 224 of 256 pixels. The paper crops
 # always that much, and evaluates on a central crop of the same size; here the whole
@@ -144,23 +144,32 @@ def make_views(
     Returns:
         `Views`; one tensor serves both networks in the consistent modes.
     """
+    one = tf.constant(1.0)
+    whole = spec.crop == "none" and not spec.flip and size in (None, _size(images))
+    if whole and spec.mode != "function_matching":
+        # Nothing to draw: inputs of any kind, token ids or several, stay as they are.
+        return Views(images, images, one)
     images = tf.convert_to_tensor(images)
     if not images.dtype.is_floating:
         images = tf.cast(images, tf.float32)
-    size = size or (images.shape[1], images.shape[2])
+    if not whole and images.shape.rank != 4:
+        raise ViewError(
+            "Only images (batch, height, width, channels) can be cropped and mirrored; "
+            "for other inputs use ViewSpec(mode='consistent', crop='none'). "
+            f"Received: inputs of shape {images.shape}"
+        )
     count = tf.shape(images)[0]
     keys = tf.random.split(key, 3, alg="philox")
-    one = tf.constant(1.0)
 
     def crop(index: int) -> Any:
-        whole = spec.crop == "none" and not spec.flip
-        if whole and tuple(images.shape[1:3]) == tuple(size):
+        if whole:
             return images
-        return crop_and_resize(images, sample_boxes(count, keys[index], spec), size)
+        boxes = sample_boxes(count, keys[index], spec)
+        return crop_and_resize(images, boxes, size or _size(images))
 
     student = crop(0)
     if spec.mode == "fixed":
-        plain = tuple(images.shape[1:3]) == tuple(size)
+        plain = size in (None, _size(images))
         return Views(images if plain else tf.image.resize(images, size), student, one)
     if spec.mode == "independent":
         return Views(crop(1), student, one)
@@ -169,3 +178,13 @@ def make_views(
     share = _uniform((), keys[2])
     student = mixup(student, share)
     return Views(student, student, share)
+
+
+def _size(images: Any) -> Any:
+    """`(height, width)`: numbers where they are known, or else tensors."""
+    if not hasattr(images, "shape") or len(images.shape) != 4:
+        return None
+    height, width = images.shape[1:3]
+    if None in (height, width):
+        return tuple(tf.unstack(tf.shape(images)[1:3]))
+    return height, width
