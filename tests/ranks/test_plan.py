@@ -1,5 +1,6 @@
 """Budgets, plans, and the guards that every plan goes through."""
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from tfcompress.cost import layer_specs, model_cost
 from tfcompress.errors import BudgetError, RankError
 from tfcompress.layers import registry
-from tfcompress.ranks import VBMF, Budget, Energy, Fixed, LayerPlan, Plan, Ratio
+from tfcompress.ranks import (
+    VBMF,
+    Budget,
+    Energy,
+    Fixed,
+    LatencyEstimate,
+    LayerPlan,
+    Plan,
+    Ratio,
+)
+from tfcompress.ranks.base import Spectra
 from tfcompress.spec import Cost
 
 fractions = st.floats(1e-3, 1.0)
@@ -20,7 +31,7 @@ fractions = st.floats(1e-3, 1.0)
 @pytest.mark.parametrize(
     "value", [0, 0.0, -0.1, 1.0001, 40, math.nan, math.inf, True, False, "0.4"]
 )
-@pytest.mark.parametrize("name", ["macs", "params", "bytes"])
+@pytest.mark.parametrize("name", ["macs", "params", "bytes", "latency"])
 def test_budget_refuses_what_is_no_fraction(name, value):
     with pytest.raises(BudgetError, match=rf"(?s)Budget {name}.*\(0, 1\].*Received"):
         Budget(**{name: value})
@@ -35,6 +46,9 @@ def test_budget_takes_its_bounds():
     assert Budget(macs=1).limits() == {"macs": 1}
     assert Budget(params=1e-9, bytes=1.0).limits() == {"params": 1e-9, "bytes": 1.0}
     assert Budget(macs=0.4, params=0.25).describe() == "params <= 25.0%, macs <= 40.0%"
+    both = Budget(latency=0.5, macs=0.25)
+    assert both.limits() == {"macs": 0.25, "latency": 0.5}
+    assert Budget(latency=0.5).describe() == "latency <= 50.0%"
 
 
 def test_budget_is_met_by_every_limit():
@@ -43,6 +57,12 @@ def test_budget_is_met_by_every_limit():
     assert budget.met(Cost(500, 500, 4000), dense)
     assert not budget.met(Cost(501, 500, 0), dense)
     assert not budget.met(Cost(500, 501, 0), dense)
+
+
+def test_budget_leaves_latency_to_the_plan():
+    dense = Cost(1000, 2000, 4000)
+    assert Budget(latency=0.1).met(dense, dense)
+    assert not Budget(latency=1.0, macs=0.5).met(dense, dense)
 
 
 @given(fractions, fractions, st.floats(0.0, 1.0))
@@ -66,6 +86,20 @@ def test_toward_arrives_after_its_rounds(limit, now, rounds):
         stage = budget.toward(cost, dense, 1.0 / (rounds - done))
         cost = Cost(*(int(getattr(stage, n) * 10**9) for n in ("params", "macs")), 0)
     assert stage == budget
+
+
+@given(fractions, fractions, st.integers(1, 5))
+def test_toward_brings_latency_there_too(limit, now, rounds):
+    budget = Budget(latency=limit, macs=0.5)
+    cost = dense = Cost(10**9, 10**9, 10**9)
+    for done in range(rounds):
+        stage = budget.toward(cost, dense, 1.0 / (rounds - done), latency_now=now)
+        assert limit * (1 - 1e-12) <= stage.latency <= max(now, limit) * (1 + 1e-12)
+        cost, now = Cost(0, int(stage.macs * 10**9), 0), stage.latency
+    assert stage == budget
+    # Without saying so, a model takes its whole time.
+    half = Budget(latency=0.25).toward(dense, dense, 0.5)
+    assert half.latency == pytest.approx(0.5)
 
 
 def test_totals_are_those_of_the_model(network, factorized):
@@ -100,6 +134,59 @@ def test_json_round_trip_without_budget(network):
     plan = Ratio(rate=3.0).select(layer_specs(network))
     assert Plan.from_json(plan.to_json()) == plan
     assert plan.met
+
+
+def timed(plan, **times):
+    """A plan with an estimate of time, as a selector that knows one makes it."""
+    given = {"dense_ms": 8.0, "before_ms": 6.0, "after_ms": 3.0, "rest_ms": 0.5}
+    return dataclasses.replace(
+        plan,
+        budget=Budget(macs=0.6, latency=0.5),
+        latency=LatencyEstimate(**given | times, num_threads=2),
+    )
+
+
+def test_a_limit_of_latency_is_judged_by_the_estimate(network):
+    specs = layer_specs(network)
+    plan = Energy().select(specs, Budget(macs=0.5))
+    assert timed(plan).met
+    assert timed(plan, after_ms=4.0).met
+    assert not timed(plan, after_ms=4.01).met
+    # Fast, but over its MACs.
+    assert not timed(Energy(threshold=0.999999).select(specs)).met
+    # An estimate alone limits nothing.
+    assert dataclasses.replace(timed(plan, after_ms=9.0), budget=None).met
+
+
+def test_a_limit_of_latency_needs_an_estimate(network):
+    plan = Energy().select(layer_specs(network), Budget(macs=0.5))
+    plan = dataclasses.replace(plan, budget=Budget(latency=0.5))
+    with pytest.raises(BudgetError, match="Energy cannot.*'budgeted'.*latency=0.5"):
+        _ = plan.met
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=lambda s: type(s).__name__)
+def test_selectors_without_a_table_refuse_latency_at_once(selector, network):
+    def unread(self, *args):
+        raise AssertionError("a kernel was read before the budget was refused")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spectra, "of", unread)
+        with pytest.raises(BudgetError, match="cannot plan for latency.*'budgeted'"):
+            selector.select(layer_specs(network), Budget(macs=0.5, latency=0.5))
+
+
+def test_latency_is_kept_and_shown(network):
+    plan = timed(Energy().select(layer_specs(network), Budget(macs=0.5)))
+    assert Plan.from_json(plan.to_json()) == plan
+    assert json.loads(plan.to_json())["latency"]["after_ms"] == 3.0
+    shown = "latency: 8 -> 3 ms (37.5%, 2 threads); "
+    assert shown in plan.summary()
+    assert plan.summary().endswith("budget macs <= 60.0%, latency <= 50.0%: met")
+    # A file from before there were estimates.
+    old = {k: v for k, v in json.loads(plan.to_json()).items() if k != "latency"}
+    old["budget"] = {"macs": 0.6}
+    assert Plan.from_json(json.dumps(old)).latency is None
 
 
 def test_table_has_every_layer_once(network):

@@ -62,8 +62,10 @@ def test_vbmf_finds_its_weakening_for_a_budget(network):
         name: {"noise_variance": {k: [1e9] * len(v) for k, v in s.items()}}
         for name, s in ((n, q["noise_variance"]) for n, q in QUIET.items())
     }
-    # Between all ranks and none there is nothing: the noise decides.
-    assert not selector.select(layer_specs(network), Budget(macs=0.5), noisy).met
+    # Where EVBMF finds nothing, the search goes on from all ranks to the smallest.
+    assert selector.select(layer_specs(network), Budget(macs=0.5), noisy).met
+    given = VBMF(min_rank=1).select(layer_specs(network), None, noisy)
+    assert given.choices() == {}
     middle = {
         name: {"noise_variance": {k: [2e-3] * len(v) for k, v in s.items()}}
         for name, s in ((n, q["noise_variance"]) for n, q in QUIET.items())
@@ -73,6 +75,10 @@ def test_vbmf_finds_its_weakening_for_a_budget(network):
     plan = selector.select(layer_specs(network), Budget(macs=share), middle)
     assert plan.met
     assert hard.after.macs < plan.after.macs <= share * plan.dense.macs
+    # Beyond the extreme ranks, towards the smallest.
+    beyond = Budget(macs=0.9 * hard.after.macs / hard.dense.macs)
+    plan = selector.select(layer_specs(network), beyond, middle)
+    assert plan.met and plan.after.macs < hard.after.macs
     assert model_cost(factorize(network, plan.choices())) == plan.after
 
 
@@ -196,6 +202,7 @@ def test_names_lead_to_selectors():
     from tfcompress import ranks
 
     assert {n: getattr(ranks, c).__name__ for n, c in SELECTORS.items()} == {
+        "budgeted": "Budgeted",
         "fixed": "Fixed",
         "ratio": "Ratio",
         "energy": "Energy",

@@ -3,13 +3,21 @@
 from tfcompress._lazy import lazy
 
 # Selectors by the name that recipes and the command line use.
-SELECTORS = {"fixed": "Fixed", "ratio": "Ratio", "energy": "Energy", "vbmf": "VBMF"}
+SELECTORS = {
+    "budgeted": "Budgeted",
+    "energy": "Energy",
+    "fixed": "Fixed",
+    "ratio": "Ratio",
+    "vbmf": "VBMF",
+}
 
 _NAMES = {
     "VBMF": "vbmf",
     "Budget": "plan",
+    "Budgeted": "budgeted",
     "Energy": "energy",
     "Fixed": "fixed",
+    "LatencyEstimate": "plan",
     "LayerPlan": "plan",
     "Plan": "plan",
     "RankSelector": "base",

@@ -6,15 +6,15 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tfcompress.errors import RankError, nearest
-from tfcompress.layers import FactorizedLayer, kernel_shape_of, registry
-from tfcompress.layers.support import to_numpy
-from tfcompress.ranks.plan import Budget, Decision, LayerPlan, Plan
-from tfcompress.spec import LayerSpec
+from tfcompress.layers import FactorizedLayer, kernel_of, kernel_shape_of, registry
+from tfcompress.ranks.budget import Budget, no_latency
+from tfcompress.ranks.plan import Decision, LayerPlan, Plan
+from tfcompress.spec import Cost, LayerSpec
 
 Scores = Mapping[str, Mapping[str, Any]]
 
@@ -26,8 +26,9 @@ class RankSelector:
     Args:
         keep: patterns (`fnmatch`) of layer paths to leave as they are.
         types: pattern -> layer type name; the last pattern that matches wins.
-            "cheapest" takes the type with the fewest MACs. Without a match: Tucker-2
-            for k×k convolutions, a pair of factors for 1×1 ones (MUSCO's rule).
+            "cheapest" takes the type with the fewest MACs, CP apart, which must be
+            asked for by its name. Without a match: Tucker-2 for k×k convolutions, a
+            pair of factors for 1×1 ones (MUSCO's rule).
         round_to: ranks are rounded to multiples of this; None takes 8 where the
             largest rank is at least 64, 4 from 16, else 1. Hardware likes multiples.
         min_rank: no rank falls below this.
@@ -37,6 +38,11 @@ class RankSelector:
     types: Mapping[str, str] = dataclasses.field(default_factory=dict)
     round_to: int | None = None
     min_rank: int = 1
+
+    # Whether `select` reads the sensitivity of the layers from its scores.
+    needs_sensitivity: ClassVar[bool] = False
+    # Whether `select` can keep a limit of latency.
+    plans_latency: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", tuple(self.keep))
@@ -93,17 +99,26 @@ class RankSelector:
         return max(min(max(whole * grid, self.min_rank), largest), 1)
 
     def candidates(self, spec: LayerSpec) -> tuple[str, ...]:
-        """Layer types to consider for a layer: one, or all for "cheapest"."""
+        """Layer types to consider for a layer: one, or all but CP for "cheapest"."""
         chosen = None
         for pattern, name in self.types.items():
             if fnmatch.fnmatchcase(spec.name, pattern):
                 chosen = name
-        if isinstance(spec.layer, FactorizedLayer) or chosen == "cheapest":
+        if isinstance(spec.layer, FactorizedLayer):
             return spec.options
+        if chosen == "cheapest":
+            # What has no spectrum is not judged by cost alone: it is asked for by name.
+            return tuple(n for n in spec.options if registry.get(n).spectral)
         if chosen is None:
-            tucker = "Tucker2Conv2D" in spec.options
-            return ("Tucker2Conv2D",) if tucker else spec.options[:1]
+            tucker = [name for name in spec.options if name.startswith("Tucker2")]
+            return tuple(tucker) or spec.options[:1]
         return (chosen,) if chosen in spec.options else ()
+
+
+def without_spectrum(selector: RankSelector, name: str) -> Decision:
+    """What a selector that reads spectra decides for a type that has none."""
+    kind = type(selector).__name__
+    return Decision(None, None, f"{name} has no spectrum for {kind} to choose ranks by")
 
 
 class Spectra:
@@ -120,7 +135,7 @@ class Spectra:
                 self._known[key] = spec.layer.factor_spectra()
             else:
                 cls = registry.get(type_name)
-                self._known[key] = cls.spectra(to_numpy(spec.layer.kernel))
+                self._known[key] = cls.spectra(kernel_of(spec.layer))
         return self._known[key]
 
 
@@ -139,8 +154,9 @@ def make_plan(
 ) -> Plan:
     """A plan from one decision per layer and type, with the guards applied.
 
-    A layer is replaced only if both its params and its MACs fall; of several types
-    the one with the fewest MACs is taken.
+    A layer is replaced only if it becomes smaller (`shrinks`); of several types the
+    one with the fewest MACs is taken. A lookup, which has no MACs, is left alone where
+    the budget does not ask for fewer weights.
 
     Args:
         selector: who decides.
@@ -150,10 +166,26 @@ def make_plan(
 
     Raises:
         RankError: a pattern matches no layer.
+        BudgetError: a limit of latency for a selector that cannot plan for it.
     """
+    if budget is not None and budget.latency is not None and not selector.plans_latency:
+        raise no_latency(type(selector).__name__, budget)
     _check_patterns(selector, specs)
-    rows = tuple(_row(selector, spec, decide) for spec in specs)
+    rows = tuple(_row(selector, spec, budget, decide) for spec in specs)
     return Plan(rows=rows, selector=type(selector).__name__, budget=budget)
+
+
+def shrinks(spec: LayerSpec, after: Cost) -> bool:
+    """Whether a layer becomes smaller: its params fall, and its MACs.
+
+    A stock layer without MACs, such as an embedding, is asked for its params alone.
+    """
+    fewer_macs = after.macs < spec.cost.macs or spec.dense.macs == 0
+    return after.params < spec.cost.params and fewer_macs
+
+
+def _of_weights(budget: Budget) -> bool:
+    return budget.params is not None or budget.bytes is not None
 
 
 def _check_patterns(selector: RankSelector, specs: Sequence[LayerSpec]) -> None:
@@ -166,12 +198,15 @@ def _check_patterns(selector: RankSelector, specs: Sequence[LayerSpec]) -> None:
 def _row(
     selector: RankSelector,
     spec: LayerSpec,
+    budget: Budget | None,
     decide: Callable[[LayerSpec, str], Decision],
 ) -> LayerPlan:
     if any(fnmatch.fnmatchcase(spec.name, pattern) for pattern in selector.keep):
         return _unchanged(spec, "kept as asked")
     if spec.reason is not None:
         return _unchanged(spec, spec.reason)
+    if spec.cost.macs == 0 and budget is not None and not _of_weights(budget):
+        return _unchanged(spec, "it has no MACs to save")
     candidates = selector.candidates(spec)
     if not candidates:
         return _unchanged(spec, "the layer type asked for cannot replace it")
@@ -190,7 +225,7 @@ def _candidate(spec: LayerSpec, name: str, decision: Decision) -> LayerPlan:
     if decision.ranks is None:
         return _unchanged(spec, decision.reason, decision.notes)
     after = registry.get(name).cost(spec, decision.ranks)
-    if after.params >= spec.cost.params or after.macs >= spec.cost.macs:
+    if not shrinks(spec, after):
         ranks = "x".join(map(str, decision.ranks))
         reason = f"rank {ranks} would not make it smaller"
         return _unchanged(spec, reason, decision.notes)

@@ -17,6 +17,7 @@ from tfcompress.ranks.base import (
     current_ranks,
     gentlest,
     make_plan,
+    without_spectrum,
 )
 from tfcompress.ranks.plan import Budget, Decision, Plan
 from tfcompress.spec import LayerSpec
@@ -99,6 +100,8 @@ class Energy(RankSelector):
         self, spec: LayerSpec, name: str, lost: float, spectra: Spectra
     ) -> Decision:
         cls = registry.get(name)
+        if not cls.spectral:
+            return without_spectrum(self, name)
         largest = cls.max_ranks(kernel_shape_of(spec.layer))
         now = current_ranks(spec, name)
         ranks = []

@@ -1,85 +1,14 @@
-"""Budgets and plans: what compression may cost, and what is done to which layer."""
+"""Plans: what compression does to which layer, and what the model then costs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from tfcompress.errors import BudgetError
+from tfcompress.ranks.budget import Budget, no_latency
 from tfcompress.spec import ZERO, Cost
-
-FIELDS = Cost._fields
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """What the compressed model may cost, as fractions of the original model.
-
-    Args:
-        macs: multiply-accumulates, in (0, 1]; None for no limit.
-        params: number of weights, in (0, 1]; None for no limit.
-        bytes: bytes of the weights, in (0, 1]; None for no limit.
-
-    Raises:
-        BudgetError: a fraction outside (0, 1], or no limit at all.
-
-    Example:
-        >>> Budget(macs=0.4).describe()
-        'macs <= 40.0%'
-    """
-
-    macs: float | None = None
-    params: float | None = None
-    bytes: float | None = None
-
-    def __post_init__(self) -> None:
-        limits = self.limits()
-        if not limits:
-            raise BudgetError(
-                "A budget needs at least one limit, such as Budget(macs=0.4). "
-                "Received: none"
-            )
-        for name, value in limits.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and 0.0 < value <= 1.0):
-                raise BudgetError(
-                    f"Budget {name} must be a fraction of the original in (0, 1]. "
-                    f"Received: {name}={value}"
-                )
-
-    def limits(self) -> dict[str, float]:
-        """The limits that are set, by field name."""
-        values = {name: getattr(self, name) for name in FIELDS}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def met(self, cost: Cost, dense: Cost) -> bool:
-        """Whether `cost` is within every limit relative to `dense`."""
-        return all(
-            getattr(cost, name) <= limit * getattr(dense, name)
-            for name, limit in self.limits().items()
-        )
-
-    def toward(self, cost: Cost, dense: Cost, share: float) -> Budget:
-        """The budget on the way from `cost` to this one, in equal ratios.
-
-        Args:
-            cost: where the model is now.
-            dense: the original model's cost.
-            share: 0 stays where the model is, 1 is this budget.
-        """
-        stages = {}
-        for name, limit in self.limits().items():
-            whole = max(getattr(dense, name), 1)
-            now = min(max(getattr(cost, name) / whole, limit), 1.0)
-            stages[name] = now ** (1.0 - share) * limit**share
-        return Budget(**stages)
-
-    def describe(self) -> str:
-        """One line, such as "macs <= 40.0%"."""
-        return ", ".join(f"{k} <= {100 * v:.1f}%" for k, v in self.limits().items())
 
 
 class Decision(NamedTuple):
@@ -128,6 +57,38 @@ def _total(costs: Sequence[Cost]) -> Cost:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatencyEstimate:
+    """Time of one forward pass of one sample, from a table of measured layers.
+
+    Attributes:
+        dense_ms: of the original model.
+        before_ms: of the model as it is.
+        after_ms: of the model after the plan.
+        rest_ms: the part of each of these that no layer of the plan accounts for.
+        num_threads: CPU threads.
+    """
+
+    dense_ms: float
+    before_ms: float
+    after_ms: float
+    rest_ms: float
+    num_threads: int
+
+    @property
+    def ratio(self) -> float:
+        """Time after the plan as a fraction of the original's."""
+        return self.after_ms / self.dense_ms
+
+    def describe(self) -> str:
+        """One line, such as "latency: 3.10 -> 1.24 ms (40.0%, 1 thread)"."""
+        threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+        return (
+            f"latency: {self.dense_ms:.3g} -> {self.after_ms:.3g} ms "
+            f"({100 * self.ratio:.1f}%, {threads})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """Every layer of a model exactly once: factorized with ranks, or why not.
 
@@ -135,11 +96,13 @@ class Plan:
         rows: one `LayerPlan` for each layer, in the model's order.
         selector: name of the rank selector that made it.
         budget: the budget it was made for, or None.
+        latency: what the selector found of the model's time, or None.
     """
 
     rows: tuple[LayerPlan, ...]
     selector: str
     budget: Budget | None = None
+    latency: LatencyEstimate | None = None
 
     @property
     def dense(self) -> Cost:
@@ -158,8 +121,19 @@ class Plan:
 
     @property
     def met(self) -> bool:
-        """Whether the plan is within its budget; True without one."""
-        return self.budget is None or self.budget.met(self.after, self.dense)
+        """Whether the plan is within its budget; True without one.
+
+        Raises:
+            BudgetError: the budget limits latency and the plan has no estimate of it.
+        """
+        if self.budget is None:
+            return True
+        if self.budget.latency is not None:
+            if self.latency is None:
+                raise no_latency(self.selector, self.budget)
+            if self.latency.ratio > self.budget.latency:
+                return False
+        return self.budget.met(self.after, self.dense)
 
     def choices(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """The layers that change, in the form `surgery.factorize` takes."""
@@ -178,6 +152,7 @@ class Plan:
             "dense": self.dense._asdict(),
             "before": self.before._asdict(),
             "after": self.after._asdict(),
+            "latency": self.latency and dataclasses.asdict(self.latency),
             "layers": [
                 {
                     **dataclasses.asdict(row),
@@ -205,7 +180,9 @@ class Plan:
             ranks = None if row["ranks"] is None else tuple(row["ranks"])
             rows.append(LayerPlan(**{**row, **costs, "ranks": ranks}))
         budget = None if data["budget"] is None else Budget(**data["budget"])
-        return cls(rows=tuple(rows), selector=data["selector"], budget=budget)
+        # Plans written before there were estimates lack the key.
+        latency = data.get("latency") and LatencyEstimate(**data["latency"])
+        return cls(tuple(rows), data["selector"], budget=budget, latency=latency)
 
     def table(self, *, every: bool = False) -> str:
         """The plan as a plain text table.
@@ -237,6 +214,8 @@ class Plan:
         for name in ("params", "macs"):
             old, new = getattr(self.dense, name), getattr(self.after, name)
             parts.append(f"{name}: {old:,} -> {new:,} ({100 * new / max(old, 1):.1f}%)")
+        if self.latency is not None:
+            parts.append(self.latency.describe())
         if self.budget is not None:
             verdict = "met" if self.met else "NOT met"
             parts.append(f"budget {self.budget.describe()}: {verdict}")

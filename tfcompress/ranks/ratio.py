@@ -37,20 +37,20 @@ def tucker2_ranks_for_rate(
 ) -> tuple[float, float]:
     """Tucker-2 ranks that leave `count / rate` weights (MUSCO's formula).
 
-    Solves `beta k² r² + (in + beta out) r = count / rate` for `r = r_in`, with
+    Solves `beta taps r² + (in + beta out) r = count / rate` for `r = r_in`, with
     `r_out = beta r_in` and `beta = max(0.8 out / in, 1)`.
 
     Args:
-        kernel_shape: `(kh, kw, in, out)`.
+        kernel_shape: `(*kernel_size, in, out)`.
         count: weights of the layer now.
         rate: compression rate, at least 1.
 
     Returns:
         `(r_in, r_out)`, not rounded.
     """
-    kh, kw, n_in, n_out = kernel_shape
+    *size, n_in, n_out = kernel_shape
     beta = max(0.8 * n_out / n_in, 1.0)
-    a, b, c = beta * kh * kw, n_in + beta * n_out, -count / rate
+    a, b, c = beta * math.prod(size), n_in + beta * n_out, -count / rate
     # The form without the difference of two nearly equal numbers.
     r_in = -2.0 * c / (b + math.sqrt(b * b - 4.0 * a * c))
     return r_in, beta * r_in
@@ -98,8 +98,7 @@ class Ratio(RankSelector):
     def _decide(self, spec: LayerSpec, name: str, rate: float) -> Decision:
         cls = registry.get(name)
         shape = kernel_shape_of(spec.layer)
-        bias = shape[-1] if spec.layer.use_bias else 0
-        count = spec.cost.params - bias
+        count = spec.cost.params - cls.kept_params(spec.layer)
         if cls.rank_count == 2:
             wanted = tucker2_ranks_for_rate(shape, count, rate)
         else:

@@ -15,9 +15,13 @@ from tfcompress.ranks.base import (
     current_ranks,
     gentlest,
     make_plan,
+    without_spectrum,
 )
 from tfcompress.ranks.plan import Budget, Decision, Plan
 from tfcompress.spec import LayerSpec
+
+# Strength of the search for a budget: 1 is the extreme rank, 2 the smallest rank.
+_HARSHEST = 2.0
 
 
 def weakened_rank(rank: int, extreme: int, weakening: float) -> int:
@@ -46,7 +50,8 @@ class VBMF(RankSelector):
 
     Args:
         weakening: weakening factor in [0, 1]; 1 is the extreme rank; None finds the
-            smallest that meets the budget.
+            smallest that meets the budget, and goes on from the extreme ranks towards
+            `min_rank` where these do not meet it.
         round_to: 1 by default: ranks exactly as the formula gives them.
         min_rank: 8 by default, as in the authors' code; layers whose rank is no
             larger than this are left alone.
@@ -81,6 +86,8 @@ class VBMF(RankSelector):
             return make_plan(self, specs, budget, lambda s, n: decide(s, n, weakening))
 
         def decide(spec: LayerSpec, name: str, weakening: float) -> Decision:
+            if not registry.get(name).spectral:
+                return without_spectrum(self, name)
             key = (spec.name, name)
             if key not in known:
                 known[key] = _extreme_ranks(spec, name, spectra, scores or {})
@@ -88,7 +95,7 @@ class VBMF(RankSelector):
 
         if self.weakening is not None:
             return at(self.weakening)
-        return gentlest(at, 0.0, 1.0)
+        return gentlest(at, 0.0, _HARSHEST)
 
     def _decide(
         self,
@@ -101,14 +108,16 @@ class VBMF(RankSelector):
         notes = {"noise_variance": {name: noise}, "extreme_ranks": list(extreme)}
         now = current_ranks(spec, name)
         largest = registry.get(name).max_ranks(kernel_shape_of(spec.layer))
-        if 0 in extreme:
+        if 0 in extreme and self.weakening is not None:
             return Decision(None, None, "EVBMF finds nothing above the noise", notes)
         ranks = []
         for rank, low, most in zip(now, extreme, largest, strict=True):
             if rank <= self.min_rank:
                 ranks.append(rank)
                 continue
-            weak = weakened_rank(rank, min(low, rank), weakening)
+            weak = weakened_rank(rank, min(low, rank), min(weakening, 1.0))
+            if weakening > 1.0:
+                weak = weakened_rank(weak, self.min_rank, weakening - 1.0)
             ranks.append(min(self.rounded(max(weak, self.min_rank), most), rank))
         return Decision(name, tuple(ranks), notes=notes)
 

@@ -1,0 +1,68 @@
+"""What a layer may become, and which of these choices are worth a look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfcompress.spec import Cost
+
+# Options of each type of a layer whose time is measured.
+_MOST_TIMED = 8
+
+
+class Option(NamedTuple):
+    """One way to have a layer: a type at ranks, or None for as it is.
+
+    Attributes:
+        layer_type, ranks: None for the layer as it is.
+        cost: what it costs.
+        error: relative squared error of the layer's outputs.
+        value: what the network is expected to lose.
+        milliseconds: measured time, where time is limited.
+    """
+
+    layer_type: str | None
+    ranks: tuple[int, ...] | None
+    cost: Cost
+    error: float
+    value: float
+    milliseconds: float = 0.0
+
+    def costs(self, resources: Sequence[str]) -> np.ndarray:
+        """What it takes of each limited resource."""
+        return np.array([self._takes(name) for name in resources], np.float64)
+
+    def _takes(self, resource: str) -> float:
+        if resource == "latency":
+            return self.milliseconds
+        return getattr(self.cost, resource)
+
+
+def undominated(options: list[Option], resources: tuple[str, ...]) -> list[Option]:
+    """Options no other one beats in value and in every cost, by value."""
+    ordered = sorted(options, key=lambda o: (o.value, *o.cost))
+    kept: list[Option] = []
+    costs = np.empty((0, len(resources)))
+    for option in ordered:
+        cost = option.costs(resources)
+        if not np.any(np.all(costs <= cost, axis=1)):
+            kept.append(option)
+            costs = np.vstack([costs, cost])
+    return kept
+
+
+def thinned(options: list[Option]) -> list[Option]:
+    """Few enough options to measure: of each type some, evenly spread over the MACs."""
+    kept = [option for option in options if option.layer_type is None]
+    for name in dict.fromkeys(o.layer_type for o in options if o.layer_type):
+        group = sorted((o for o in options if o.layer_type == name), key=_macs)
+        places = np.linspace(0, len(group) - 1, min(len(group), _MOST_TIMED))
+        kept += [group[round(place)] for place in places]
+    return kept
+
+
+def _macs(option: Option) -> int:
+    return option.cost.macs
