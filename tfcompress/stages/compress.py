@@ -38,8 +38,13 @@ class Compress(DistillationTraining):
         max_drop: accepted loss of validation accuracy, absolute.
         rounds: in how many rounds to go to the target.
         retries: how many rolled back rounds are tried again with half the step.
-        selector: "energy", "vbmf", "ratio" or "fixed".
+        selector: "budgeted", "energy", "vbmf", "ratio" or "fixed".
         options: arguments of the selector, such as `{keep: [stem*]}`.
+        calibration_steps: training batches on which the layers' inputs and the
+            network's sensitivity are measured; 0 takes factors that know only the
+            weights.
+        asymmetric: factors of a layer make up for what the layers before it have
+            lost.
         teach_by: who is matched when fine-tuning: "teacher", or "original", the
             model before factorization.
         steps, epochs: of fine-tuning in each round; neither: 1000 steps.
@@ -54,7 +59,9 @@ class Compress(DistillationTraining):
     max_drop: float = 0.01
     rounds: int = 2
     retries: int = 1
-    selector: str = "energy"
+    selector: str = "budgeted"
+    calibration_steps: int = 16
+    asymmetric: bool = True
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     teach_by: str = "teacher"
     learning_rate: float = 1e-3
@@ -65,6 +72,7 @@ class Compress(DistillationTraining):
         choose(self.teach_by, {"teacher": 1, "original": 1}, "teach_by")
         check_number("rounds", self.rounds, positive=True)
         check_number("retries", self.retries)
+        check_number("calibration_steps", self.calibration_steps)
         check_number("max_drop", self.max_drop)
 
     def make_selector(self) -> RankSelector:
@@ -101,7 +109,11 @@ class Compress(DistillationTraining):
             views=self.views.for_data(data.mirror_symmetric),
             temperature=self.temperature,
             label_weight=self.label_weight,
-            fine_tuning=(epochs, steps),
+            epochs=epochs,
+            steps_per_epoch=steps,
+            calibration_steps=self.calibration_steps,
+            asymmetric=self.asymmetric,
+            cache=context.folder / "measured",
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             seed=context.seed,
