@@ -90,6 +90,7 @@ def resnet(
     *,
     depth: int = 20,
     width: int = 16,
+    stem_strides: int = 1,
     seed: int = 0,
 ) -> keras.Model:
     """A CIFAR-style residual network (He et al. 2016, section 4.2).
@@ -99,6 +100,7 @@ def resnet(
         num_classes: number of logits.
         depth: 6n + 2: 8, 14, 20, 32, ...
         width: channels of the first stage; doubled in the second and third.
+        stem_strides: of the first convolution; 2 pays for twice the width.
         seed: of the initial weights.
 
     Returns:
@@ -115,7 +117,7 @@ def resnet(
         raise ValueError(f"depth must be 6n + 2 (8, 14, ...). Received: depth={depth}")
     make = _Maker(seed)
     inputs = keras.Input(input_shape, name="image")
-    x = make.conv_norm(inputs, width, 3, "stem")
+    x = make.conv_norm(inputs, width, 3, "stem", strides=stem_strides)
     for stage in range(3):
         filters = width * 2**stage
         for block in range((depth - 2) // 6):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfcompress.cost import layer_specs, model_cost
+from tfcompress.cost import model_cost
 from tfcompress.data import load_dataset
 from tfcompress.distill import evaluate
 from tfcompress.errors import NothingToCompressError, TfcompressError

@@ -86,25 +86,33 @@ class Network:
     """A network by name, or a model file.
 
     Args:
-        network: "resnet" or "vgg" (`tfcompress.models`).
-        depth: of a resnet: 6n + 2.
-        width: channels of the first stage.
+        network: "resnet", "vgg" or "vit" (`tfcompress.models`).
+        depth: of a resnet: 6n + 2; blocks of a vit.
+        width: channels of the first stage of a resnet or vgg.
+        stem_strides: of a resnet's first convolution.
         blocks: of a vgg.
         hidden: hidden units of a vgg.
+        patch_size: side of a vit's patches, pixels.
+        dim: width of a vit's tokens.
+        heads: of a vit's attention.
         load: a trained `.keras` file instead.
     """
 
     network: str = "resnet"
     depth: int | None = None
     width: int | None = None
+    stem_strides: int | None = None
     blocks: int | None = None
     hidden: int | None = None
+    patch_size: int | None = None
+    dim: int | None = None
+    heads: int | None = None
     load: str | None = None
 
     def options(self) -> dict[str, int]:
         """The arguments that are set."""
-        keys = ("depth", "width", "blocks", "hidden")
-        values = {key: getattr(self, key) for key in keys}
+        fields = {field.name for field in dataclasses.fields(Network)}
+        values = {key: getattr(self, key) for key in fields - {"network", "load"}}
         return {key: value for key, value in values.items() if value is not None}
 
     def make(self, data: Dataset, seed: int) -> keras.Model:
