@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.errors import TfcompressError
-from tfcompress.layers import FactorizedLayer, kernel_shape_of, registry
+from tfcompress.layers import kernel_shape_of, registry
 from tfcompress.layers.sampling import Sample
 from tfcompress.linalg import Moments
 from tfcompress.surgery import factorize
@@ -197,19 +197,17 @@ def factorize_on_data(
             asymmetric mode once for each pass.
         steps: number of batches to use at most.
         asymmetric: layer after layer, front to back: each makes up for what the
-            layers before it have lost (Zhang et al. 2016, section 3.3). Only layers
-            that are not factorized yet can; others are cut as without it.
+            layers before it have lost (Zhang et al. 2016, section 3.3).
         passes: over the data at most; where there are more layers, neighbours share
             a pass and do not make up for each other.
 
     Returns:
         A new, uncompiled model.
     """
-    layers = [(path, layer) for path, layer in leaves(model) if path in choices]
-    if not asymmetric or all(isinstance(x, FactorizedLayer) for _, x in layers):
+    paths = [path for path, _ in leaves(model) if path in choices]
+    if not asymmetric or not paths:
         moments = collect_moments(model, batches, layers=choices, steps=steps)
         return factorize(model, choices, moments)
-    paths = [path for path, _ in layers]
     current = model
     for group in np.array_split(np.arange(len(paths)), min(passes, len(paths))):
         chosen = {paths[i]: choices[paths[i]] for i in group}

@@ -186,7 +186,8 @@ class FactorizedLayer(LayerType, keras.layers.Layer):
 
         Args:
             ranks: integer or tuple, at most the current ranks.
-            statistics: see `from_layer`; only its symmetric part is used.
+            statistics: see `from_layer`. In the asymmetric mode inputs beyond those
+                that the first factor lets through are not asked.
 
         Raises:
             RankError: a rank is above the current one.
@@ -203,8 +204,10 @@ class FactorizedLayer(LayerType, keras.layers.Layer):
         factors = self.truncate_factors(old, ranks, metric)
         change = None
         if metric is not None and self.takes_mean(self):
-            mean = statistics.patch_mean(math.prod(self.kernel_shape()[:-1]))
-            change = self.mean_response(old, mean) - self.mean_response(factors, mean)
+            rows = math.prod(self.kernel_shape()[:-1])
+            right = self.mean_response(old, statistics.patch_mean(rows, target=True))
+            now = self.mean_response(factors, statistics.patch_mean(rows))
+            change = right - now
         new._fill(self, factors, change)
         return new
 

@@ -177,7 +177,10 @@ class CPConv2D(FactorizedConv):
         sizes = [np.linalg.norm(x, axis=0) for x in (a, white, c)]
         largest = np.argsort(-np.prod(sizes, axis=0), kind="stable")[: ranks[0]]
         start = (a[:, largest], b[:, largest], c[:, largest])
-        a, b, c = weighted_cp(cp_to_tensor(a, b, c), ranks[0], seen, start=start).terms
+        wanted = cp_to_tensor(a, b, c)
+        if seen is not None:
+            wanted = seen.target(wanted.reshape(-1, len(c))).reshape(wanted.shape)
+        a, b, c = weighted_cp(wanted, ranks[0], seen, start=start).terms
         return cls._fold(a, q_in @ b, q_out @ c, factors["d"].shape[:2])
 
     @classmethod

@@ -173,11 +173,15 @@ def truncate_pair(
         u: shape `(m, r)`.
         v: shape `(r, n)`.
         rank: at most `r`.
-        moments: of the inputs: best for the outputs, as `weighted_svd` of the product.
+        moments: of the inputs: best for the outputs, as `weighted_svd` of the product;
+            in the asymmetric mode `u` is taken to its `target` first.
 
     Returns:
         Balanced factors of shapes `(m, rank)` and `(rank, n)`.
     """
+    if moments is not None:
+        # The target is linear in the kernel: that of `u @ v` is the one of `u`, times v.
+        u = moments.target(np.asarray(u, np.float64))
     q, core, right = _small_core(u, v, moments)
     left, inner = svd_pair(core, min(rank, *core.shape))
     if left.shape[1] < rank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,14 +21,26 @@ from tfcompress.spec import LayerSpec
 def _by_column(moments: Moments, kh: int, kw: int, n_in: int) -> Moments:
     """Moments of patches in the order (column, (row, channel))."""
     if moments.size == n_in:
-        return Moments(
-            np.kron(np.eye(kh), moments.second),
-            np.tile(moments.mean, kh),
-            moments.count,
-        )
-    order = np.arange(kh * kw * n_in).reshape(kh, kw, n_in).swapaxes(0, 1).ravel()
-    return Moments(
-        moments.second[np.ix_(order, order)], moments.mean[order], moments.count
+
+        def square(matrix: np.ndarray) -> np.ndarray:
+            return np.kron(np.eye(kh), matrix)
+
+        def row(mean: np.ndarray) -> np.ndarray:
+            return np.tile(mean, kh)
+    else:
+        order = np.arange(kh * kw * n_in).reshape(kh, kw, n_in).swapaxes(0, 1).ravel()
+
+        def square(matrix: np.ndarray) -> np.ndarray:
+            return matrix[np.ix_(order, order)]
+
+        def row(mean: np.ndarray) -> np.ndarray:
+            return mean[order]
+
+    sorted_ = Moments(square(moments.second), row(moments.mean), moments.count)
+    if moments.cross is None:
+        return sorted_
+    return dataclasses.replace(
+        sorted_, cross=square(moments.cross), target_mean=row(moments.target_mean)
     )
 
 
@@ -142,6 +155,7 @@ class SpatialSVDConv2D(PairType, FactorizedConv):
         if moments is None:
             return super().truncate_factors(factors, ranks)
         core, q, moments, shape = cls._core(factors, moments)
+        core = moments.target(core.reshape(-1, core.shape[2])).reshape(core.shape)
         return cls._weighted(core, ranks[0], moments, shape, q)
 
     @classmethod

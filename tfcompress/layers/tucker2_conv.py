@@ -136,7 +136,10 @@ class Tucker2Conv(FactorizedConv):
         moments: Moments | None = None,
     ) -> Factors:
         core, q_in, q_out = _orthogonal(factors)
-        seen = None if moments is None else moments.project(q_in)
+        seen = None
+        if moments is not None:
+            seen = moments.project(q_in)
+            core = seen.target(core.reshape(-1, core.shape[2])).reshape(core.shape)
         inner, u, v = weighted_tucker2(core, ranks, seen)
         return cls._fold(inner, q_in @ u, q_out @ v, factors["core"].shape[:-2])
 

@@ -119,7 +119,7 @@ class Moments:
         return Moments(second, mean, self.count * taps)
 
     def project(self, basis: np.ndarray) -> Moments:
-        """Moments of `x @ basis`, each tap's channels projected alike.
+        """Moments of `x @ basis`, and of `z @ basis`, each tap's channels alike.
 
         Args:
             basis: shape `(in, r)`.
@@ -133,8 +133,17 @@ class Moments:
             cube = np.tensordot(basis, cube, axes=(0, 1))  # (r, s, t, r)
             return np.moveaxis(cube, 0, 1).reshape(taps * rank, taps * rank)
 
-        mean = (self.mean.reshape(taps, channels) @ basis).ravel()
-        return Moments(turned(self.second), mean, self.count)
+        def turned_mean(mean: np.ndarray) -> np.ndarray:
+            return (mean.reshape(taps, channels) @ basis).ravel()
+
+        projected = Moments(turned(self.second), turned_mean(self.mean), self.count)
+        if self.cross is None:
+            return projected
+        return dataclasses.replace(
+            projected,
+            cross=turned(self.cross),
+            target_mean=turned_mean(self.target_mean),
+        )
 
     def target(self, matrix: np.ndarray) -> np.ndarray:
         """The kernel whose outputs on these inputs come nearest to the right ones.
@@ -158,11 +167,18 @@ class Moments:
         ]
         return np.concatenate(solved)
 
-    def patch_mean(self, rows: int) -> np.ndarray:
-        """Mean of the whole patch that a kernel of `rows` rows meets: `(rows,)`."""
-        return np.tile(self.mean, rows // self.size)
+    def patch_mean(self, rows: int, *, target: bool = False) -> np.ndarray:
+        """Mean of the whole patch that a kernel of `rows` rows meets: `(rows,)`.
+
+        Args:
+            rows: `taps * in`.
+            target: of the patch in the uncompressed network, where they differ.
+        """
+        mean = self.mean
+        if target and self.target_mean is not None:
+            mean = self.target_mean
+        return np.tile(mean, rows // self.size)
 
     def mean_response(self, matrix: np.ndarray) -> np.ndarray:
         """Mean output of a kernel matrix in the uncompressed network: `(out,)`."""
-        mean = self.mean if self.target_mean is None else self.target_mean
-        return np.tile(mean, len(matrix) // self.size) @ matrix
+        return self.patch_mean(len(matrix), target=True) @ matrix
