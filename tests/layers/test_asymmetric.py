@@ -71,9 +71,7 @@ def test_without_a_loss_nothing_is_to_make_up_for(network, images, name):
         factorize(
             current,
             {"second": (name, low)},
-            collect_moments(
-                current, [images], reference=reference, layers=["second"]
-            ),
+            collect_moments(current, [images], reference=reference, layers=["second"]),
         )
         for reference in (None, current)
     ]

@@ -180,7 +180,7 @@ def truncate_pair(
         Balanced factors of shapes `(m, rank)` and `(rank, n)`.
     """
     if moments is not None:
-        # The target is linear in the kernel: that of `u @ v` is the one of `u`, times v.
+        # The target is linear in the kernel: that of `u @ v` is that of `u`, times v.
         u = moments.target(np.asarray(u, np.float64))
     q, core, right = _small_core(u, v, moments)
     left, inner = svd_pair(core, min(rank, *core.shape))

@@ -22,7 +22,7 @@ class Sample(NamedTuple):
     seed: Any = 0
 
     def places(self, count: Any) -> Any:
-        """Indices of the rows to take, ascending: int64 of shape `(<= limit,)`.
+        """Indices of the rows to take, not falling: int64 of shape `(<= limit,)`.
 
         Args:
             count: number of rows there are, int32 scalar.

@@ -40,15 +40,14 @@ class Budgeted(RankSelector):
     network to errors of that layer; the choice of all layers together is a
     multiple-choice knapsack. The budget is met, not overshot by rounding.
 
-    Without scores (see `tfcompress.profile`) the error is that of the kernel and all
-    layers count alike, in proportion to their share of the network's MACs.
+    Without scores (of `collect_moments` and `measure_sensitivity`) the error is that of
+    the kernel, and layers count in proportion to their share of the network's MACs.
 
     Args:
         ranks: pattern (`fnmatch`) -> ranks: layers whose ranks are given; an integer
             stands for all ranks of the layer. The last pattern that matches wins.
         types: as in `RankSelector`; by default every type is considered but CP, whose
             error at many ranks takes long to find: ask for it by its name.
-
         latency: measured times of layers, for budgets of latency: a
             `tfcompress.deploy.LatencyTable`. Choices that are no faster than the layer
             as it is are left out.
@@ -68,7 +67,6 @@ class Budgeted(RankSelector):
     types: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: {"*": "cheapest"}
     )
-
     latency: Table | None = dataclasses.field(default=None, repr=False, compare=False)
     rest_ms: float = 0.0
 

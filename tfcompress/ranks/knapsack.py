@@ -40,6 +40,8 @@ def choose_options(
         ... )
         [1, 0]
     """
+    if not len(values):
+        return []
     limits = np.asarray(limits, np.float64)
     # In units of the limits; a limit of nothing counts every cost as too much.
     scale = np.where(limits > 0.0, limits, 1e-12)
