@@ -338,3 +338,42 @@ def test_open_flip_is_decided_by_the_data():
     assert ViewSpec().for_data(False).flip is False
     assert ViewSpec(flip=False).for_data(True).flip is False
     assert ViewSpec(flip=True).for_data(False).flip is True
+
+
+WHOLE = ViewSpec(mode="consistent", crop="none", flip=False)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        np.arange(12, dtype="int32").reshape(3, 4),
+        {"tokens": np.ones((2, 5), "int32"), "mask": np.ones((2, 5), bool)},
+        [np.zeros((2, 3), "float32"), np.zeros((2, 4, 4, 1), "float32")],
+    ],
+    ids=["token ids", "dict", "list"],
+)
+def test_inputs_that_are_no_images_stay_as_they_are(inputs):
+    views = make_views(inputs, tf.constant([0, 1]), WHOLE)
+    assert views.student is views.teacher is inputs
+
+
+@pytest.mark.parametrize(
+    "spec", [ViewSpec(crop="mild"), ViewSpec(crop="none", flip=True)]
+)
+def test_only_images_can_be_cropped(spec):
+    with pytest.raises(ViewError, match=r"crop='none'.*Received: .*\(6, 4\)"):
+        make_views(np.zeros((6, 4), "float32"), tf.constant([0, 1]), spec)
+
+
+def test_images_of_unknown_size_can_be_cropped():
+    spec = ViewSpec(mode="consistent", crop="mild", flip=True)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 1))])
+    def view(images):
+        return make_views(images, tf.constant([0, 1]), spec).student
+
+    images = np.random.default_rng(0).normal(size=(3, 8, 10, 1)).astype("float32")
+    found = view(images)
+    known = make_views(images, tf.constant([0, 1]), spec).student
+    assert found.shape == images.shape
+    np.testing.assert_allclose(found, known, atol=1e-6)

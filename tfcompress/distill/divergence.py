@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfcompress.distill.losses import as_logits, kl_divergence
+from tfcompress.errors import TfcompressError
 
 Divergence = Callable[[Any, Any], Any]
 
@@ -27,6 +28,9 @@ def output_divergence(reference: Any, found: Any) -> Any:
     Args:
         reference: outputs of the original network, any structure.
         found: outputs of the changed one.
+
+    Raises:
+        TfcompressError: different numbers of outputs.
     """
     return _total(_class_divergence, reference, found)
 
@@ -37,10 +41,15 @@ def regression_divergence(reference: Any, found: Any) -> Any:
 
 
 def _total(divergence: Divergence, reference: Any, found: Any) -> Any:
-    pairs = zip(tf.nest.flatten(reference), tf.nest.flatten(found), strict=True)
+    right, now = tf.nest.flatten(reference), tf.nest.flatten(found)
+    if len(right) != len(now):
+        raise TfcompressError(
+            "Only networks with equally many outputs can be compared. "
+            f"Received: {len(right)} and {len(now)} outputs"
+        )
     values = [
         divergence(tf.cast(old, tf.float32), tf.cast(new, tf.float32))
-        for old, new in pairs
+        for old, new in zip(right, now, strict=True)
     ]
     return tf.add_n(values)
 

@@ -74,7 +74,10 @@ class Task:
             label_weight=weight,
             divergence=self.divergence,
         )
-        judge.compile(loss=_fresh(self.loss), metrics=_fresh(list(self.metrics)))
+        metrics = self.metrics
+        if isinstance(metrics, tuple):
+            metrics = list(metrics)
+        judge.compile(loss=_fresh(self.loss), metrics=_fresh(metrics))
         figures = judge.evaluate(validation, verbose=0, return_dict=True)
         figures = {name: float(value) for name, value in figures.items()}
         if self.monitor not in figures:
