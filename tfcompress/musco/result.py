@@ -23,7 +23,8 @@ class Round:
         plan: what was done to every layer.
         factorized: validation figures right after factorization.
         recalibrated: after batch-norm recalibration.
-        fine_tuned: after fine-tuning.
+        fine_tuned: after fine-tuning; with batch norm recalibrated once more where
+            that is better.
         kept: "fine_tuned", or "recalibrated" where fine-tuning made it worse.
         learning_rate: peak of the fine-tuning's schedule.
         accepted: whether the result was kept.

@@ -31,6 +31,8 @@ from tfcompress.surgery import copy_model, factorize, recalibrate_batch_norm
 
 Progress = Callable[[float, int, dict[str, float]], None]
 
+# Training batches that batch norm's statistics are taken from, at least.
+_RECALIBRATION_BATCHES = 32
 # Batches of validation data that judge a learning rate.
 _PROBE_BATCHES = 8
 
@@ -162,13 +164,17 @@ class Session:
         """Factorizes, recalibrates and fine-tunes; the round is not judged yet."""
         candidate = self._factorized(current, plan, scores)
         factorized = self.measure(candidate)
-        candidate = recalibrate_batch_norm(
-            candidate, self.train, steps=max(self.calibration_steps, 16)
-        )
+        candidate = self._recalibrated(candidate)
         recalibrated = self.measure(candidate)
         tuned = copy_model(candidate)
         rate = self._fine_tune(tuned, index)
         fine_tuned = self.measure(tuned)
+        # After few steps the moving averages are behind the weights: then the network
+        # is better than it looks.
+        fresh = self._recalibrated(tuned)
+        refreshed = self.measure(fresh)
+        if self.drop(fine_tuned, refreshed) < 0.0:
+            tuned, fine_tuned = fresh, refreshed
         # As MUSCO reloads its best checkpoint: training must not make it worse.
         better = self.drop(recalibrated, fine_tuned) <= 0.0
         found = Round(
@@ -182,6 +188,10 @@ class Session:
             accepted=True,
         )
         return tuned if better else candidate, found
+
+    def _recalibrated(self, model: keras.Model) -> keras.Model:
+        steps = max(self.calibration_steps, _RECALIBRATION_BATCHES)
+        return recalibrate_batch_norm(model, self.train, steps=steps)
 
     def _factorized(
         self,
