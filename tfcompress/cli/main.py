@@ -103,7 +103,9 @@ def plan(
     model: Annotated[str, typer.Argument(help="A .keras file, or VGG16, ResNet50...")],
     target_macs: Annotated[float | None, typer.Option(help="In (0, 1].")] = None,
     target_params: Annotated[float | None, typer.Option(help="In (0, 1].")] = None,
-    selector: Annotated[str, typer.Option(help="energy, vbmf, ratio.")] = "energy",
+    selector: Annotated[
+        str, typer.Option(help="energy, budgeted, vbmf, ratio.")
+    ] = "energy",
     keep: Annotated[
         list[str] | None, typer.Option(help="Pattern of layers to leave alone.")
     ] = None,

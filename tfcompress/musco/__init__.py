@@ -7,7 +7,7 @@ _NAMES = {
     "FineTuning": "tuning",
     "Round": "result",
     "Task": "task",
-    "as_batches": "session",
+    "as_batches": "start",
     "compress": "rounds",
     "musco": "passes",
     "progressive": "rounds",

@@ -12,7 +12,8 @@ import numpy as np
 
 from tfcompress.errors import NothingToCompressError, TfcompressError
 from tfcompress.musco.result import Compression, Round
-from tfcompress.musco.session import Progress, specs_and_cost, start
+from tfcompress.musco.session import Progress, merged, specs_and_cost
+from tfcompress.musco.start import start
 from tfcompress.musco.task import Task
 from tfcompress.ranks import VBMF, Budget, RankSelector
 from tfcompress.spec import LayerSpec
@@ -107,10 +108,7 @@ def musco(
             specs, cost = specs_and_cost(current)
             budget = _step(target, cost, dense, passes - number)
             scores = session.profile(current, sensitivity=selector.needs_sensitivity)
-            known = {
-                p: {**notes.get(p, {}), **scores.get(p, {})}
-                for p in {**notes, **scores}
-            }
+            known = merged(notes, scores)
             plan = selector.select(_only(specs, wanted), budget, known)
             notes = plan.scores() | notes
             if plan.choices():

@@ -10,7 +10,8 @@ import keras
 
 from tfcompress.errors import NothingToCompressError, TfcompressError
 from tfcompress.musco.result import Compression, Round
-from tfcompress.musco.session import Progress, merged, specs_and_cost, start, total
+from tfcompress.musco.session import Progress, merged, specs_and_cost, total
+from tfcompress.musco.start import start
 from tfcompress.musco.task import Task
 from tfcompress.ranks import Budget, Budgeted, Plan, RankSelector
 from tfcompress.spec import Cost
