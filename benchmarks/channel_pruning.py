@@ -189,15 +189,15 @@ def group_norms(model: keras.Model, group: Group) -> np.ndarray:
 
 
 def kept_count(size: int, ratio: float, round_to: int) -> int:
-    """Channels left of `size`: rounded down to a multiple, but no fewer than one step.
+    """Channels left of `size`: the nearest multiple, but no fewer than one step.
 
-    Rounding affects pruned groups alone: `ratio=0` keeps all.
+    Torch-Pruning rounds down. Where widths are powers of two, all groups then lose a
+    whole step at one ratio, and the network falls far below a budget.
     """
     if ratio <= 0.0:
         return size
-    # The tolerance: (1 - 0.9) * 10 is a little less than 1.
-    count = math.floor(size * (1.0 - ratio) + 1e-9)
-    return min(max(count // round_to, 1) * round_to, size)
+    steps = math.floor(size * (1.0 - ratio) / round_to + 0.5)
+    return min(max(steps, 1) * round_to, size)
 
 
 def prune_channels(

@@ -57,17 +57,17 @@ def prune_with_tfmot(
     Returns:
         A Keras 3 model of the same layers.
     """
-    tfmot, tf_keras = _toolkit()
+    pruning, tf_keras = _toolkit()
     legacy = to_tf_keras(model)
     steps = epochs * steps_per_epoch
-    schedule = tfmot.sparsity.keras.PolynomialDecay(
+    schedule = pruning.PolynomialDecay(
         initial_sparsity=0.0,
         final_sparsity=sparsity,
         begin_step=0,
         end_step=max(int(_PRUNED_BY * steps), 1),
         frequency=min(_FREQUENCY, steps),
     )
-    wrapped = tfmot.sparsity.keras.prune_low_magnitude(legacy, schedule)
+    wrapped = pruning.prune_low_magnitude(legacy, schedule)
     wrapped.compile(
         _optimizer(tf_keras, steps, learning_rate, weight_decay),
         loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -82,18 +82,21 @@ def prune_with_tfmot(
         train.enumerate().map(view, num_parallel_calls=1),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
-        callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
+        callbacks=[pruning.UpdatePruningStep()],
         verbose=0,
     )
-    stripped = tfmot.sparsity.keras.strip_pruning(wrapped)
+    stripped = pruning.strip_pruning(wrapped)
     pruned = copy_model(model)
     for layer in pruned.layers:
-        layer.set_weights(stripped.get_layer(layer.name).get_weights())
+        weights = stripped.get_layer(layer.name).get_weights()
+        # The toolkit multiplies by a mask, which leaves zeros of both signs: harder
+        # to compress than they need be. The sum has only positive ones.
+        layer.set_weights([weight + 0.0 for weight in weights])
     return pruned
 
 
 def _toolkit() -> tuple[Any, Any]:
-    """tfmot and tf_keras, imported without turning `tf.keras` to the legacy one."""
+    """`tfmot.sparsity.keras` and `tf_keras`; `tf.keras` stays what it is."""
     # What `tf.keras` is, is settled by its first use: before the toolkit sets the
     # variable for the whole process.
     tf.keras.version()
@@ -102,14 +105,14 @@ def _toolkit() -> tuple[Any, Any]:
         import tensorflow_model_optimization as tfmot
         import tf_keras
 
-        # The toolkit imports its parts on their first use.
-        assert tfmot.sparsity.keras.prune_low_magnitude
+        # It imports its parts on their first use: here.
+        sparsity = tfmot.sparsity.keras
     finally:
         if before is None:
             os.environ.pop(_LEGACY, None)
         else:
             os.environ[_LEGACY] = before
-    return tfmot, tf_keras
+    return sparsity, tf_keras
 
 
 def _optimizer(

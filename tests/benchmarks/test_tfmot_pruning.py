@@ -58,6 +58,7 @@ def test_pruning_gives_a_keras_3_model_with_the_zeros_asked_for(model):
         if hasattr(layer, "kernel"):
             kernel = np.asarray(layer.kernel)
             assert np.mean(kernel == 0.0) == pytest.approx(0.75, abs=1 / kernel.size)
+            assert not np.any(np.signbit(kernel) & (kernel == 0.0))
             assert not np.array_equal(kernel, model.get_layer(layer.name).kernel)
     for old, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
