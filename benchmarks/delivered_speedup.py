@@ -1,16 +1,18 @@
 """How much of a saving in MACs arrives as time of the `.tflite` file.
 
-    python -m benchmarks.delivered_speedup --selector energy
+    python -m benchmarks.delivered_speedup  # half an hour, and nothing else running
 
 Networks are factorized to a quarter of their MACs; the dense and the factorized file
-are timed in turns, at batch 1. `delivered` is the speedup over the ratio of MACs: 1
-where time falls as MACs do. A table of single layers tells where it is lost. Time does
-not depend on weights: they are random.
+are timed in turns, at batch 1. "fixed" is plain Tucker-2 at one fraction of all ranks,
+"budgeted" the allocator of `compress`. `delivered` is the speedup over the ratio of
+MACs: 1 where time falls as MACs do. A table of single layers tells where it is lost.
+Time does not depend on weights: they are random.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -135,21 +137,21 @@ def layers_of(
 
 def run(
     networks: Sequence[str],
-    selector: str,
+    selectors: Sequence[str],
     *,
     macs: float,
     threads: Sequence[int],
     runs: int,
     cache: Path | None,
 ) -> list[dict[str, Any]]:
-    """The figures of every network on every number of threads."""
+    """The figures of every network by every selector on every number of threads."""
     results = []
     for name in networks:
         print(f"{name}: planning and factorizing", file=sys.stderr)
         model = NETWORKS[name]()
-        plan = plan_for(selector, layer_specs(model), Budget(macs=macs))
-        for num_threads in threads:
-            print(f"{name}: timing on {num_threads} thread(s)", file=sys.stderr)
+        for selector, num_threads in itertools.product(selectors, threads):
+            plan = plan_for(selector, layer_specs(model), Budget(macs=macs))
+            print(f"{name}: {selector}, {num_threads} thread(s)", file=sys.stderr)
             latency = LatencyTable(cache, num_threads=num_threads)
             figures = compare(model, plan, latency, runs=runs)
             head = {"network": name, "selector": selector, "met": plan.met}
@@ -160,12 +162,21 @@ def run(
 
 def report(results: Sequence[dict[str, Any]]) -> list[str]:
     """The summary, then for each network where time is lost."""
-    header = ("network", "threads", "dense ms", "factorized ms", "MACs", "speedup")
+    header = (
+        "network",
+        "selector",
+        "threads",
+        "dense ms",
+        "factorized ms",
+        "MACs",
+        "speedup",
+    )
     lines = table(
         (*header, "delivered", "gap dense", "gap factorized"),
         [
             (
                 one["network"],
+                one["selector"],
                 one["num_threads"],
                 f"{one['dense']['median_ms']:.2f}",
                 f"{one['factorized']['median_ms']:.2f}",
@@ -213,7 +224,12 @@ def report(results: Sequence[dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
-    parser.add_argument("--selector", choices=sorted(ranks.SELECTORS), default="energy")
+    parser.add_argument(
+        "--selectors",
+        nargs="+",
+        choices=sorted(ranks.SELECTORS),
+        default=["fixed", "budgeted"],
+    )
     parser.add_argument("--macs", type=float, default=0.25, help="fraction to keep")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--runs", type=int, default=50, help="samples of each file")
@@ -222,7 +238,7 @@ def main() -> None:
     options = parser.parse_args()
     results = run(
         options.networks,
-        options.selector,
+        options.selectors,
         macs=options.macs,
         threads=options.threads,
         runs=options.runs,

@@ -25,7 +25,12 @@ def tiny():
 def test_figures_agree_with_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "NETWORKS", {"tiny": tiny})
     (one,) = benchmark.run(
-        ["tiny"], "fixed", macs=0.25, threads=[1], runs=3, cache=tmp_path / "cache.json"
+        ["tiny"],
+        ["fixed"],
+        macs=0.25,
+        threads=[1],
+        runs=3,
+        cache=tmp_path / "cache.json",
     )
     assert one["met"] and one["mac_ratio"] >= 4.0
     speedup = one["dense"]["median_ms"] / one["factorized"]["median_ms"]

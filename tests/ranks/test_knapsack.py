@@ -114,3 +114,102 @@ def test_what_is_left_over_is_spent():
     values = [np.array([0.0, 10.0]), np.array([0.0, 1.0, 1.5])]
     costs = [np.array([[6.0], [1.0]]), np.array([[6.0], [3.0], [1.0]])]
     assert choose_options(values, costs, np.array([9.0])) == [0, 1]
+
+
+@st.composite
+def unordered(draw):
+    """Items whose options are in any order, some equal, some worse in everything."""
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    counts = rng.integers(1, 6, size=draw(st.integers(1, 5)))
+    values = [rng.integers(0, 6, size=n).astype(float) for n in counts]
+    costs = [rng.integers(0, 6, size=(n, 1)).astype(float) for n in counts]
+    return values, costs, np.array([draw(st.integers(0, 30))], np.float64)
+
+
+@given(unordered())
+@settings(max_examples=200, deadline=None)
+def test_one_limit_is_met_exactly_where_it_can_be(instance):
+    """Whole numbers hit the limit exactly: it may be used up, never overstepped."""
+    values, costs, limits = instance
+    spent = total(choose_options(*instance), costs)
+    if brute_force(*instance) is None:
+        np.testing.assert_array_equal(spent, sum(c.min(axis=0) for c in costs))
+    else:
+        assert np.all(spent <= limits)
+
+
+@given(unordered())
+@settings(max_examples=100, deadline=None)
+def test_no_single_change_is_better(instance):
+    """Whatever room is left, no item alone can use it."""
+    values, costs, limits = instance
+    chosen = choose_options(*instance)
+    if brute_force(*instance) is None:
+        return
+    left = limits - total(chosen, costs)
+    for v, c, i in zip(values, costs, chosen, strict=True):
+        fits = np.all(c - c[i] <= left, axis=1)
+        assert np.all(v[fits] >= v[i])
+
+
+@given(instances(2), st.integers(-20, 20), st.integers(-20, 20))
+@settings(max_examples=40, deadline=None)
+def test_units_do_not_matter(instance, of_values, of_costs):
+    """Milliseconds or seconds, nats or bits: powers of two, so nothing is rounded."""
+    values, costs, limits = instance
+    unit = np.array([2.0**of_costs, 1.0])
+    scaled = [v * 2.0**of_values for v in values], [c * unit for c in costs]
+    assert choose_options(*scaled, limits * unit) == choose_options(*instance)
+
+
+def test_three_limits():
+    """MACs, bytes and time: each binds where the others do not."""
+    rng = np.random.default_rng(3)
+    values = [np.array([0.0, 1.0, 3.0]) * rng.uniform(1, 2) for _ in range(4)]
+    costs = [
+        np.array([[3.0], [2.0], [1.0]]) * rng.uniform(0.5, 2.0, size=3)
+        for _ in range(4)
+    ]
+    most = np.sum([c[0] for c in costs], axis=0)
+    for tight in range(3):
+        limits = most.copy()
+        limits[tight] *= 0.6
+        chosen = choose_options(values, costs, limits)
+        best = brute_force(values, costs, limits)
+        assert np.all(total(chosen, costs) <= limits)
+        assert best <= value(chosen, values) <= best + 6.0
+        assert value(chosen, values) > 0.0
+
+
+@pytest.mark.parametrize("limit", [-5.0, 0.0, 1.0])
+def test_out_of_reach_takes_the_least(limit):
+    """Where what is kept already spends the budget, the rest is made as small."""
+    values = [np.array([0.0, 1.0, 9.0]), np.array([0.0, 2.0])]
+    costs = [np.array([[9.0], [4.0], [2.0]]), np.array([[9.0], [3.0]])]
+    assert choose_options(values, costs, np.array([limit])) == [2, 1]
+
+
+def test_of_two_out_of_reach_the_worse_counts():
+    """Half the limit over in one resource is better than four times in the other."""
+    values = [np.array([0.0, 0.0])]
+    costs = [np.array([[1.5, 1.0], [0.5, 4.0]])]
+    assert choose_options(values, costs, np.array([1.0, 1.0])) == [0]
+
+
+def test_a_resource_that_nothing_takes():
+    """A limit of nothing is kept by what costs nothing."""
+    values = [np.array([0.0, 1.0]), np.array([0.0, 4.0])]
+    costs = [np.array([[0.0, 4.0], [0.0, 1.0]])] * 2
+    assert choose_options(values, costs, np.array([0.0, 5.0])) == [1, 0]
+
+
+def test_nothing_given_is_changed():
+    rng = np.random.default_rng(0)
+    values = [rng.uniform(size=4) for _ in range(3)]
+    costs = [rng.uniform(1, 5, size=(4, 2)) for _ in range(3)]
+    limits = np.array([7.0, 7.0])
+    kept = [a.copy() for a in (*values, *costs, limits)]
+    first = choose_options(values, costs, limits)
+    assert first == choose_options(values, costs, limits)
+    for old, new in zip(kept, (*values, *costs, limits), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -11,6 +11,15 @@ from tfcompress.spec import Cost
 FIELDS = Cost._fields
 
 
+def within(value: float, limit: float) -> bool:
+    """Whether a value keeps a limit, rounding apart.
+
+    A fraction times a whole may fall just below the integer it stands for: 0.29 of 100
+    is 28.999999999999996.
+    """
+    return value <= limit * (1.0 + 1e-12)
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """What the compressed model may cost, as fractions of the original model.
@@ -61,7 +70,7 @@ class Budget:
         Time is no cost that shapes tell: `Plan.met` judges a limit of latency.
         """
         return all(
-            getattr(cost, name) <= limit * getattr(dense, name)
+            within(getattr(cost, name), limit * getattr(dense, name))
             for name, limit in self.limits().items()
             if name in FIELDS
         )

@@ -45,7 +45,8 @@ class Budgeted(RankSelector):
 
     Args:
         ranks: pattern (`fnmatch`) -> ranks: layers whose ranks are given; an integer
-            stands for all ranks of the layer. The last pattern that matches wins.
+            stands for all ranks of the layer, a tuple chooses the types that have as
+            many. The last pattern that matches wins.
         types: as in `RankSelector`; by default every type is considered but CP, whose
             error at many ranks takes long to find: ask for it by its name.
         latency: measured times of layers, for budgets of latency: a
@@ -154,19 +155,25 @@ class Budgeted(RankSelector):
         timing = Timing.of_model(specs, self.latency, self.rest_ms, requests)
         timed = {}
         for name, found in few.items():
-            now = timing.now.get(name, 0.0)
-            kept = []
-            for option in found:
-                time = now
-                if option.layer_type is not None and name in timing.now:
-                    spec = by_name[name]
-                    time = self.latency.of(spec, option.layer_type, option.ranks)
-                    if time >= now:
-                        continue
-                kept.append(option._replace(milliseconds=time))
-            # Ranks asked for by name are taken, however slow.
-            timed[name] = undominated(kept or found, resources)
+            kept = found
+            # What has no MACs counts for no time.
+            if name in timing.now:
+                known = [self._with_time(o, by_name[name], timing.now) for o in found]
+                faster = [o for o in known if o.milliseconds < timing.now[name]]
+                as_it_is = [o for o in known if o.layer_type is None]
+                # Ranks asked for by name are taken, however slow: then there is no
+                # choice to leave the layer as it is.
+                kept = [*as_it_is, *faster] or known
+            timed[name] = undominated(kept, resources)
         return timing, timed
+
+    def _with_time(
+        self, option: Option, spec: LayerSpec, now: Mapping[str, float]
+    ) -> Option:
+        if option.layer_type is None:
+            return option._replace(milliseconds=now[spec.name])
+        time = self.latency.of(spec, option.layer_type, option.ranks)
+        return option._replace(milliseconds=time)
 
     def _is_open(self, spec: LayerSpec) -> bool:
         kept = any(fnmatch.fnmatchcase(spec.name, pattern) for pattern in self.keep)
@@ -183,12 +190,16 @@ class Budgeted(RankSelector):
             resources: the fields of `Cost` that count.
         """
         asked = self._asked(spec)
-        found = [] if asked else [Option(None, None, spec.cost, 0.0, 0.0)]
+        as_it_is = Option(None, None, spec.cost, 0.0, 0.0)
+        found = [as_it_is] if asked is None else []
         moments, curve = score.get("moments"), score.get("sensitivity")
         weight = spec.dense.macs or spec.dense.params
-        for name in self.candidates(spec):
+        for name in types_with(spec, self.candidates(spec), asked):
             cls = registry.get(name)
-            grid = [asked_for(cls, spec, asked)] if asked else self._grid(spec, name)
+            if asked is None:
+                grid = self._grid(spec, name)
+            else:
+                grid = [asked_for(cls, spec, asked)]
             costs = [cls.cost(spec, ranks) for ranks in grid]
             smaller = [
                 (ranks, cost)
@@ -206,7 +217,7 @@ class Budgeted(RankSelector):
                 )
             ]
         if not found:
-            found = [Option(None, None, spec.cost, 0.0, 0.0)]
+            found = [as_it_is]
         # What counts for time is not known yet: fewer MACs are a hint.
         hinted = ["macs" if name == "latency" else name for name in resources]
         return undominated(found, tuple(hinted))
@@ -229,13 +240,35 @@ class Budgeted(RankSelector):
         return list(itertools.product(*axes))
 
 
+def types_with(
+    spec: LayerSpec, names: Sequence[str], asked: int | tuple[int, ...] | None
+) -> list[str]:
+    """The types that have as many ranks as are given for a layer.
+
+    Raises:
+        RankError: none has.
+    """
+    if not isinstance(asked, (tuple, list)):
+        return list(names)
+    shape = kernel_shape_of(spec.layer)
+    numbers = {name: len(registry.get(name).max_ranks(shape)) for name in names}
+    fitting = [name for name, number in numbers.items() if number == len(asked)]
+    if not fitting:
+        known = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise RankError(
+            f"Layer '{spec.name}' can have these numbers of ranks: {known}; one integer "
+            f"stands for all of them. Received: ranks={asked}"
+        )
+    return fitting
+
+
 def asked_for(
     cls: type, spec: LayerSpec, asked: int | tuple[int, ...]
 ) -> tuple[int, ...]:
     """The ranks given for a layer, for one of its types.
 
     Raises:
-        RankError: more than the layer has.
+        RankError: none, or more than the layer has.
     """
     shape = kernel_shape_of(spec.layer)
     if isinstance(asked, int):
@@ -243,11 +276,14 @@ def asked_for(
         largest = cls.max_ranks(shape)
         if asked < 1 or asked > max(largest):
             raise RankError(
-                f"Layer '{spec.name}' can have ranks of at most {max(largest)}. "
+                f"Layer '{spec.name}' can have ranks from 1 to {max(largest)}. "
                 f"Received: {asked}"
             )
         return tuple(min(asked, most) for most in largest)
-    return cls.check_ranks(shape, asked)
+    try:
+        return cls.check_ranks(shape, asked)
+    except RankError as error:
+        raise RankError(f"Layer '{spec.name}': {error}") from error
 
 
 def _errors(

@@ -43,7 +43,8 @@ class Option(NamedTuple):
 
 def undominated(options: list[Option], resources: tuple[str, ...]) -> list[Option]:
     """Options no other one beats in value and in every cost, by value."""
-    ordered = sorted(options, key=lambda o: (o.value, *o.cost))
+    # By what counts first: then no option is beaten by a later one.
+    ordered = sorted(options, key=lambda o: (o.value, *o.costs(resources), *o.cost))
     kept: list[Option] = []
     costs = np.empty((0, len(resources)))
     for option in ordered:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from tfcompress.ranks.budget import Budget, no_latency
+from tfcompress.ranks.budget import Budget, no_latency, within
 from tfcompress.spec import ZERO, Cost
 
 
@@ -131,7 +131,7 @@ class Plan:
         if self.budget.latency is not None:
             if self.latency is None:
                 raise no_latency(self.selector, self.budget)
-            if self.latency.ratio > self.budget.latency:
+            if not within(self.latency.ratio, self.budget.latency):
                 return False
         return self.budget.met(self.after, self.dense)
 
