@@ -90,7 +90,7 @@ def measure_sensitivity(
         A `Curve` for each layer path; layers no probe fits are left out.
 
     Raises:
-        TfcompressError: no batches.
+        TfcompressError: no batches, or outputs that are not finite.
     """
     data = [
         b[0] if isinstance(b, tuple) else b for b in itertools.islice(batches, steps)
@@ -109,7 +109,14 @@ def measure_sensitivity(
         pairs = zip(data, right, strict=True)
         return float(np.mean([loss_of(x, expected) for x, expected in pairs]))
 
-    floor = loss() if reference is not None else 0.0
+    # What is there without any probe: of the reference, else no more than rounding.
+    floor = loss()
+    if not np.isfinite(floor):
+        raise TfcompressError(
+            "The sensitivity cannot be measured: the network's outputs on these "
+            "batches are not finite, or the batches hold no samples. The model or the "
+            f"data are broken. Received: a divergence of {floor} before any change"
+        )
     found = {}
     places = [(path, layer) for path, layer in leaves(probe) if _options(layer)]
     for done, (path, layer) in enumerate(places):

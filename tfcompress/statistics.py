@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.errors import TfcompressError
+from tfcompress.errors import OptionError, TfcompressError
 from tfcompress.layers import kernel_shape_of, registry
 from tfcompress.layers.sampling import Sample
 from tfcompress.linalg import Moments
@@ -56,7 +56,8 @@ def collect_moments(
         `Moments` by layer path; layers that are never called are left out.
 
     Raises:
-        TfcompressError: no batches, or values that are not finite.
+        OptionError: `steps` or `max_size` below 1.
+        TfcompressError: no batches, nothing in them, or values that are not finite.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
@@ -64,6 +65,11 @@ def collect_moments(
         >>> next(iter(found.values())).second.shape
         (8, 8)
     """
+    if steps < 1 or max_size < 1:
+        raise OptionError(
+            "Moments need at least 1 step and a max_size of at least 1. "
+            f"Received: steps={steps}, max_size={max_size}"
+        )
     listeners = [_Listener(model, layers, steps, max_size)]
     if reference is not None:
         listeners.append(_Listener(reference, layers, steps, max_size))
@@ -77,23 +83,23 @@ def collect_moments(
             if all(path in own for own in rows)
         }
 
-    totals: dict[str, list[Any]] = {}
+    totals: dict[str, dict[str, np.ndarray]] = {}
     seen = 0
     for batch in itertools.islice(batches, steps):
         inputs = batch[0] if isinstance(batch, tuple) else batch
         sums = measure(inputs, tf.constant(seen, tf.int32))
         seen += 1
         for path, values in sums.items():
-            arrays = [np.asarray(value, np.float64) for value in values]
-            if path in totals:
-                totals[path] = [
-                    a + b for a, b in zip(totals[path], arrays, strict=True)
-                ]
-            else:
-                totals[path] = arrays
+            found = _uncentred(*(np.asarray(value, np.float64) for value in values))
+            known = totals.setdefault(path, dict.fromkeys(found, 0.0))
+            for name, value in found.items():
+                known[name] = known[name] + value
     if not seen:
-        raise TfcompressError("Moments of the layers' inputs need at least one batch.")
-    return {path: _moments(path, *values) for path, values in totals.items()}
+        raise TfcompressError(
+            "Moments of the layers' inputs need at least one batch, in every pass: a "
+            "generator is used up by the first. Received: none"
+        )
+    return {path: _moments(path, **values) for path, values in totals.items()}
 
 
 class _Listener:
@@ -149,12 +155,54 @@ class _Listener:
 
 
 def _sums(rows: Any, target: Any = None) -> tuple[Any, ...]:
+    """Sums of one batch around its own means.
+
+    Sums of squares in float32 would drown the variance of inputs far from zero.
+    """
     count = tf.shape(rows)[0]
-    sums = (count, tf.reduce_sum(rows, axis=0), tf.matmul(rows, rows, transpose_a=True))
+    rows, mean, rest = _centred(rows)
+    sums = (count, mean, rest, tf.matmul(rows, rows, transpose_a=True))
     if target is None:
         return sums
+    target, target_mean, target_rest = _centred(target)
     cross = tf.matmul(rows, target, transpose_a=True)
-    return (*sums, tf.reduce_sum(target, axis=0), cross)
+    return (*sums, target_mean, target_rest, cross)
+
+
+def _centred(rows: Any) -> tuple[Any, Any, Any]:
+    """Rows around their mean, the mean, and the sum that rounding leaves of them."""
+    mean = tf.math.divide_no_nan(
+        tf.reduce_sum(rows, axis=0), tf.cast(tf.shape(rows)[0], rows.dtype)
+    )
+    rows = rows - mean
+    return rows, mean, tf.reduce_sum(rows, axis=0)
+
+
+def _uncentred(
+    count: np.ndarray,
+    mean: np.ndarray,
+    rest: np.ndarray,
+    squares: np.ndarray,
+    target_mean: np.ndarray | None = None,
+    target_rest: np.ndarray | None = None,
+    cross: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Plain sums, in float64, of what `_sums` gives."""
+
+    def around(
+        a: np.ndarray, a_rest: np.ndarray, b: np.ndarray, b_rest: np.ndarray
+    ) -> np.ndarray:
+        return count * np.outer(a, b) + np.outer(a_rest, b) + np.outer(a, b_rest)
+
+    sums = {
+        "count": count,
+        "total": count * mean + rest,
+        "squares": squares + around(mean, rest, mean, rest),
+    }
+    if cross is not None:
+        sums["target"] = count * target_mean + target_rest
+        sums["cross"] = cross + around(mean, rest, target_mean, target_rest)
+    return sums
 
 
 def _moments(
@@ -165,7 +213,12 @@ def _moments(
     target: np.ndarray | None = None,
     cross: np.ndarray | None = None,
 ) -> Moments:
-    if not np.all(np.isfinite(squares)):
+    if not count:
+        raise TfcompressError(
+            f"Layer '{path}' sees no rows: the batches hold no samples. "
+            "Received: 0 rows"
+        )
+    if not all(np.all(np.isfinite(x)) for x in (squares, cross) if x is not None):
         raise TfcompressError(
             f"Layer '{path}' sees values that are not finite on the calibration data: "
             "the model or the data are broken."
@@ -203,8 +256,18 @@ def factorize_on_data(
 
     Returns:
         A new, uncompiled model.
+
+    Raises:
+        KeyError: a path that names no layer.
+        OptionError: `steps` or `passes` below 1.
+        TfcompressError: see `collect_moments`; `surgery.factorize` raises more.
     """
+    if passes < 1:
+        raise OptionError(f"At least 1 pass is needed. Received: passes={passes}")
     paths = [path for path, _ in leaves(model) if path in choices]
+    unknown = sorted(choices.keys() - set(paths))
+    if unknown:
+        raise KeyError(f"No layer '{unknown[0]}' in model '{model.name}'.")
     if not asymmetric or not paths:
         moments = collect_moments(model, batches, layers=choices, steps=steps)
         return factorize(model, choices, moments)

@@ -142,8 +142,64 @@ def test_one_seed_gives_identical_weights():
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+def test_sample_weights_count_in_the_loss_of_the_labels():
+    student, teacher = regressor(1, 8), regressor(0, 16)
+    x = inputs_of(student, 40)
+    y, weight = x[:, :1], np.random.default_rng(1).uniform(size=40).astype("float32")
+    error = np.square(y - student(x))[:, 0]
+    trainer = Matching(student, teacher, label_weight=2.0)
+    trainer.compile(loss="mse", weighted_metrics=["mse"])
+    found = trainer.evaluate(
+        x, y, sample_weight=weight, batch_size=40, verbose=0, return_dict=True
+    )
+    # What the teacher says is matched on every sample.
+    match = float(output_divergence(teacher(x), student(x)))
+    assert found["divergence"] == pytest.approx(match, rel=1e-4)
+    assert found["loss"] == pytest.approx(match + 2 * np.mean(weight * error), rel=1e-4)
+    assert found["mse"] == pytest.approx(np.sum(weight * error) / weight.sum())
+
+
+def test_samples_without_weight_teach_nothing():
+    def run(y):
+        student = regressor(1, 8)
+        weight = np.repeat([1.0, 0.0], 32).astype("float32")
+        data = tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(64)
+        train(Matching(student, label_weight=1.0), data, 3, compile_options=options)
+        return student.get_weights()
+
+    options = {"loss": "mse"}
+    x = inputs_of(regressor(1, 8), 64)
+    right = x[:, :1]
+    wrong = np.where(np.arange(64)[:, None] < 32, right, 1e3).astype("float32")
+    for a, b in zip(run(right), run(wrong), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("by", ["teacher", "labels", "both"])
+def test_penalties_of_the_student_count_once(by):
+    keras.utils.set_random_seed(0)
+    teacher = regressor(0, 16)
+    penalty = keras.regularizers.L2(0.1)
+    student = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(1, kernel_regularizer=penalty)]
+    )
+    x = inputs_of(student, 32)
+    trainer = Matching(
+        student,
+        None if by == "labels" else teacher,
+        label_weight=0.0 if by == "teacher" else 0.5,
+    )
+    trainer.compile(loss="mse")
+    found = trainer.evaluate(x, x[:, :1], verbose=0, return_dict=True)
+    expected = 0.1 * np.sum(np.square(student.layers[0].kernel))
+    if by != "labels":
+        expected += float(output_divergence(teacher(x), student(x)))
+    if by != "teacher":
+        expected += 0.5 * np.mean(np.square(x[:, :1] - student(x)))
+    assert found["loss"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_both_networks_see_the_same_view():
-    seen = []
     student = regressor(1, 8)
     x = inputs_of(student, 64)
     # Were the views different, equal networks would be apart.
@@ -155,8 +211,8 @@ def test_both_networks_see_the_same_view():
         view=lambda v, key: v + tf.random.stateless_normal(tf.shape(v), key),
     )
     trainer.compile(keras.optimizers.SGD(0.0), jit_compile=False)
-    seen.append(trainer.fit(x, verbose=0, batch_size=32).history["divergence"])
-    assert seen == [[pytest.approx(0.0, abs=1e-7)]]
+    seen = trainer.fit(x, verbose=0, batch_size=32).history["divergence"]
+    assert seen == [pytest.approx(0.0, abs=1e-7)]
 
 
 def test_labels_that_are_missing():

@@ -53,6 +53,8 @@ def test_data_of_unknown_length(batches):
         ("batch_size", 0),
         ("weight_decay", -1e-4),
         ("label_weight", -1.0),
+        ("temperature", 0.0),
+        ("temperature", float("nan")),
     ],
 )
 def test_bad_options(name, value):
@@ -68,7 +70,7 @@ def problem():
     return model, x, (x @ np.ones((8, 4))).astype("float32")
 
 
-def probe(problem, **options):
+def probe(problem, scores=None, **options):
     model, x, y = problem
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(64).repeat()
 
@@ -76,7 +78,10 @@ def probe(problem, **options):
         return Matching(candidate, label_weight=1.0), {"loss": "mse"}
 
     def score(candidate):
-        return -float(np.mean(np.square(candidate(x) - y)))
+        found = -float(np.mean(np.square(candidate(x) - y)))
+        if scores is not None:
+            scores.append(found)
+        return found
 
     return probe_learning_rate(
         model, make, batches, score, jit_compile=False, **options
@@ -85,11 +90,22 @@ def probe(problem, **options):
 
 def test_the_probe_takes_the_rate_that_comes_furthest(problem):
     before = [np.array(w) for w in problem[0].weights]
+    scores = []
     # So far from the goal that faster is better, until it is too fast.
-    assert probe(problem) == max(PROBED_RATES)
+    assert probe(problem, scores) == max(PROBED_RATES)
+    assert scores == sorted(scores)
     assert probe(problem, rates=(1e-3, 3e-2, 1e4)) == 3e-2
     for old, now in zip(before, problem[0].weights, strict=True):
         np.testing.assert_array_equal(old, now)
+
+
+def test_the_probe_finds_the_same_twice(problem):
+    """Each rate starts from the same weights, whatever was tried before it."""
+    first, second = [], []
+    probe(problem, first, rates=(1e-3, 3e-2), steps=6)
+    probe(problem, second, rates=(3e-2, 1e-3), steps=6)
+    assert first == second[::-1]
+    assert first[0] != first[1]
 
 
 def test_rates_that_break_the_network_lose(problem):

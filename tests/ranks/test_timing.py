@@ -1,6 +1,7 @@
 """Budgets of time, planned with a table whose times are made up, not measured."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -131,6 +132,25 @@ def test_factors_have_to_be_faster_than_the_layer(twins, fixed, changes):
     if not changes:
         assert plan.latency.after_ms == plan.latency.dense_ms
         assert {row.reason for row in plan.rows} == {"no ranks make it smaller"}
+
+
+def test_slower_factors_are_no_choice_even_where_time_is_left(twins):
+    """Fewer MACs at no loss, and time enough: a budget of time is for faster layers."""
+
+    class SlowTable(FakeTable):
+        def time(self, spec, layer_type, ranks):
+            slower = 100.0 if spec.name == "one" and layer_type else 0.0
+            return slower + max(super().time(spec, layer_type, ranks), 4000.0)
+
+    model = keras.models.clone_model(twins)
+    column = np.linspace(1, 2, 64)[:, None]
+    model.get_layer("one").kernel.assign(column @ column.T)
+    specs = layer_specs(model)
+    free = Budgeted().select(specs, Budget(macs=0.8))
+    assert set(free.choices()) == {"one"}
+    plan = Budgeted(latency=SlowTable()).select(specs, Budget(latency=1.0, macs=0.8))
+    assert set(plan.choices()) == {"two"}
+    assert plan.met
 
 
 def test_ranks_asked_for_count_however_slow(twins):

@@ -30,7 +30,7 @@ def output_divergence(reference: Any, found: Any) -> Any:
         found: outputs of the changed one.
 
     Raises:
-        TfcompressError: different numbers of outputs.
+        TfcompressError: different numbers or shapes of outputs.
     """
     return _total(_class_divergence, reference, found)
 
@@ -47,10 +47,16 @@ def _total(divergence: Divergence, reference: Any, found: Any) -> Any:
             "Only networks with equally many outputs can be compared. "
             f"Received: {len(right)} and {len(now)} outputs"
         )
-    values = [
-        divergence(tf.cast(old, tf.float32), tf.cast(new, tf.float32))
-        for old, new in zip(right, now, strict=True)
-    ]
+    values = []
+    for old, new in zip(right, now, strict=True):
+        old, new = tf.cast(old, tf.float32), tf.cast(new, tf.float32)
+        # They would broadcast: one number against five classes is no distance at all.
+        if not old.shape.is_compatible_with(new.shape):
+            raise TfcompressError(
+                "Only outputs of one shape can be compared. "
+                f"Received: shapes {tuple(old.shape)} and {tuple(new.shape)}"
+            )
+        values.append(divergence(old, new))
     return tf.add_n(values)
 
 

@@ -20,6 +20,29 @@ import scipy.linalg
 RIDGE = 1e-4
 
 
+def _regularized(second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`second` with a ridge, and the lower Cholesky factor of that."""
+    if not np.all(np.isfinite(second)):
+        raise ValueError(
+            "The moments hold NaN or infinity: the data or the network they come "
+            "from are broken. "
+            f"Received: {np.count_nonzero(~np.isfinite(second))} such values"
+        )
+    scale = np.trace(second) / len(second)
+    ridge = RIDGE * scale if scale > 0.0 else 1.0
+    metric = second + ridge * np.eye(len(second))
+    try:
+        root = scipy.linalg.cholesky(metric, lower=True, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        # Inputs far from zero that hardly vary: of their covariances rounding (the sums
+        # are of float32) is the larger part, and makes some variances negative. By how
+        # much tells how large it is; what is smaller cannot be told apart.
+        lowest = scipy.linalg.eigvalsh(second, subset_by_index=(0, 0))[0]
+        metric = second + (ridge - 2.0 * lowest) * np.eye(len(second))
+        root = scipy.linalg.cholesky(metric, lower=True, check_finite=False)
+    return metric, root
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
     """Moments of the rows a kernel is multiplied with.
@@ -56,16 +79,30 @@ class Moments:
         return dataclasses.replace(self, second=second, cross=cross)
 
     @functools.cached_property
-    def metric(self) -> np.ndarray:
-        """`second` with a small ridge: positive definite, shape `(p, p)`."""
-        scale = np.trace(self.second) / self.size
-        ridge = RIDGE * scale if scale > 0.0 else 1.0
-        return self.second + ridge * np.eye(self.size)
+    def _regular(self) -> tuple[np.ndarray, np.ndarray]:
+        return _regularized(self.second)
 
-    @functools.cached_property
+    @property
+    def metric(self) -> np.ndarray:
+        """`second` with a small ridge: positive definite, shape `(p, p)`.
+
+        Raises:
+            ValueError: the moments are not finite.
+        """
+        return self._regular[0]
+
+    @property
     def root(self) -> np.ndarray:
         """Lower triangular `L` with `L L' = metric`."""
-        return scipy.linalg.cholesky(self.metric, lower=True, check_finite=False)
+        return self._regular[1]
+
+    def _count_blocks(self, rows: int) -> int:
+        if rows % self.size:
+            raise ValueError(
+                "The moments do not belong to this kernel. Received: moments of "
+                f"{self.size} inputs, a kernel of {rows} rows"
+            )
+        return rows // self.size
 
     def blocks(self, matrix: np.ndarray) -> np.ndarray:
         """A kernel matrix `(taps * in, out)` as `(blocks, p, out)`.
@@ -73,13 +110,8 @@ class Moments:
         Raises:
             ValueError: the rows are no multiple of `p`.
         """
-        rows = matrix.shape[0]
-        if rows % self.size:
-            raise ValueError(
-                "The moments do not belong to this kernel. Received: moments of "
-                f"{self.size} inputs, a kernel of {rows} rows"
-            )
-        return np.asarray(matrix, np.float64).reshape(-1, self.size, matrix.shape[1])
+        shape = (self._count_blocks(len(matrix)), self.size, matrix.shape[1])
+        return np.asarray(matrix, np.float64).reshape(shape)
 
     def whiten(self, matrix: np.ndarray) -> np.ndarray:
         """`L' @ matrix`, block by block: its Frobenius norm is the output error."""
@@ -109,14 +141,35 @@ class Moments:
 
         Args:
             count: number of channels; `p` is a multiple of it.
+
+        Raises:
+            ValueError: `p` is no multiple of `count`.
         """
         if self.size == count:
             return self
+        if self.size % count:
+            raise ValueError(
+                "The moments do not belong to this kernel. Received: moments of "
+                f"{self.size} inputs, a kernel of {count} channels"
+            )
         taps = self.size // count
-        cube = self.second.reshape(taps, count, taps, count)
-        second = np.einsum("sisj->ij", cube) / taps
-        mean = self.mean.reshape(taps, count).mean(axis=0)
-        return Moments(second, mean, self.count * taps)
+
+        def averaged(matrix: np.ndarray) -> np.ndarray:
+            cube = matrix.reshape(taps, count, taps, count)
+            return np.einsum("sisj->ij", cube) / taps
+
+        def averaged_mean(mean: np.ndarray) -> np.ndarray:
+            return mean.reshape(taps, count).mean(axis=0)
+
+        rows = self.count * taps
+        found = Moments(averaged(self.second), averaged_mean(self.mean), rows)
+        if self.cross is None:
+            return found
+        return dataclasses.replace(
+            found,
+            cross=averaged(self.cross),
+            target_mean=averaged_mean(self.target_mean),
+        )
 
     def project(self, basis: np.ndarray) -> Moments:
         """Moments of `x @ basis`, and of `z @ basis`, each tap's channels alike.
@@ -173,11 +226,14 @@ class Moments:
         Args:
             rows: `taps * in`.
             target: of the patch in the uncompressed network, where they differ.
+
+        Raises:
+            ValueError: the rows are no multiple of `p`.
         """
         mean = self.mean
         if target and self.target_mean is not None:
             mean = self.target_mean
-        return np.tile(mean, rows // self.size)
+        return np.tile(mean, self._count_blocks(rows))
 
     def mean_response(self, matrix: np.ndarray) -> np.ndarray:
         """Mean output of a kernel matrix in the uncompressed network: `(out,)`."""

@@ -87,8 +87,23 @@ def weighted_svd_errors(
 
 def _channel_basis(tensor: np.ndarray, moments: Moments) -> tuple[np.ndarray, Moments]:
     """Whitened tensor and the channel moments it was whitened with."""
-    channels = moments.channels(tensor.shape[1])
+    taps, n_in, _ = tensor.shape
+    if moments.size not in (n_in, taps * n_in):
+        raise ValueError(
+            "The moments do not belong to this kernel. Received: moments of "
+            f"{moments.size} inputs, a kernel of {taps} taps of {n_in} channels"
+        )
+    channels = moments.channels(n_in)
     return np.matmul(channels.root.T, np.asarray(tensor, np.float64)), channels
+
+
+def _projected_metric(moments: Moments, basis: np.ndarray) -> np.ndarray:
+    """The metric of patches projected by `basis` `(in, r)`: `(taps * r, taps * r)`."""
+    n_in, rank = basis.shape
+    taps = moments.size // n_in
+    cube = moments.metric.reshape(taps, n_in, taps, n_in)
+    cube = np.tensordot(np.tensordot(cube, basis, axes=(3, 0)), basis, axes=(1, 0))
+    return np.moveaxis(cube, 3, 1).reshape(taps * rank, taps * rank)
 
 
 def _fit(
@@ -109,9 +124,7 @@ def _fit(
     rank = basis.shape[1]
     wide = (moments.metric @ tensor.reshape(-1, n_out)).reshape(taps, n_in, n_out)
     projected = np.matmul(basis.T, wide).reshape(taps * rank, n_out)
-    cube = moments.metric.reshape(taps, n_in, taps, n_in)
-    cube = np.tensordot(np.tensordot(cube, basis, axes=(3, 0)), basis, axes=(1, 0))
-    gram = np.moveaxis(cube, 3, 1).reshape(taps * rank, taps * rank)
+    gram = _projected_metric(moments, basis)
     root = scipy.linalg.cholesky(gram, lower=True, check_finite=False)
     return root, scipy.linalg.solve_triangular(
         root, projected, lower=True, check_finite=False
@@ -139,6 +152,9 @@ def weighted_tucker2(
         `(core, u_in, u_out)` with shapes `(taps, rank_in, rank_out)`,
         `(in, rank_in)`, `(out, rank_out)`. `u_in` has orthonormal columns only without
         moments.
+
+    Raises:
+        ValueError: a rank is out of range, or the moments are of another kernel.
     """
     if moments is None:
         return tucker2(tensor, ranks)
@@ -168,9 +184,11 @@ def weighted_tucker2_errors(
 ) -> np.ndarray:
     """Relative squared output errors of Tucker-2 at many pairs of ranks at once.
 
-    Of the truncated HOSVD without HOOI sweeps, so slightly above what
-    `weighted_tucker2` reaches. One Cholesky factorization of the rotated patch moments
-    serves all input ranks: its leading blocks are those of the smaller ones.
+    Of the truncated HOSVD without HOOI sweeps: with moments of channels no less than
+    what `weighted_tucker2` reaches, with those of patches above or below it, for the
+    sweeps do not see how taps are correlated. One Cholesky factorization of the
+    rotated patch moments serves all input ranks: its leading blocks are those of the
+    smaller ones.
 
     Args:
         tensor: shape `(taps, in, out)`.
@@ -179,6 +197,9 @@ def weighted_tucker2_errors(
 
     Returns:
         Array of shape `(len(candidates),)`.
+
+    Raises:
+        ValueError: the moments are of another kernel.
     """
     taps, n_in, n_out = tensor.shape
     tensor = np.asarray(tensor, np.float64)
@@ -191,7 +212,7 @@ def weighted_tucker2_errors(
     rotated = np.matmul(u_in.T, white)  # (taps, in, out) in the sorted basis
     if moments is not None and moments.size != n_in:
         # Channel-major order makes smaller input ranks leading blocks.
-        turned = moments.project(channels.unwhiten(u_in)).metric
+        turned = _projected_metric(moments, channels.unwhiten(u_in))
         order = np.arange(taps * n_in).reshape(taps, n_in).T.ravel()
         root = scipy.linalg.cholesky(
             turned[np.ix_(order, order)], lower=True, check_finite=False

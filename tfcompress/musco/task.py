@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfcompress.distill import (
@@ -77,8 +79,9 @@ class Task:
         metrics = self.metrics
         if isinstance(metrics, tuple):
             metrics = list(metrics)
-        judge.compile(loss=_fresh(self.loss), metrics=_fresh(metrics))
-        figures = judge.evaluate(validation, verbose=0, return_dict=True)
+        judge.compile(loss=self.loss, metrics=metrics)
+        with _fresh(metrics):
+            figures = judge.evaluate(validation, verbose=0, return_dict=True)
         figures = {name: float(value) for name, value in figures.items()}
         if self.monitor not in figures:
             raise TfcompressError(
@@ -100,6 +103,12 @@ class Task:
         label_weight = tuning.label_weight if distil else 1.0
         if label_weight and self.loss is None:
             raise TfcompressError("Fine-tuning by labels needs a task with a loss.")
+        if tuning.views is not None or tuning.temperature != 1.0:
+            raise TfcompressError(
+                "views and temperature are for classifiers: give the task a view and a "
+                f"divergence of its own instead. Received: views={tuning.views}, "
+                f"temperature={tuning.temperature}"
+            )
         trainer = Matching(
             model,
             teacher if distil else None,
@@ -108,7 +117,7 @@ class Task:
             view=self.view,
             seed=seed,
         )
-        return trainer, {"loss": _fresh(self.loss)} if label_weight else {}
+        return trainer, {"loss": self.loss} if label_weight else {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,12 +165,29 @@ def _takes_images(model: keras.Model) -> bool:
     return isinstance(shape, tuple) and len(shape) == 4
 
 
-def _fresh(value: Any) -> Any:
-    """Copies of losses and metrics: they hold state, and the caller's stay as is."""
+@contextlib.contextmanager
+def _fresh(metrics: Any) -> Iterator[None]:
+    """Has metrics count from nothing, and puts them back as the caller gave them.
 
-    def copied(item: Any) -> Any:
-        if isinstance(item, keras.losses.Loss | keras.metrics.Metric):
-            return type(item).from_config(item.get_config())
-        return item
+    Copies would not do: a Keras config leaves out what its class does not list, such
+    as the `axis` of `CosineSimilarity`, and often all that a class of the user takes.
+    """
+    found = [m for m in tf.nest.flatten(metrics) if isinstance(m, keras.metrics.Metric)]
+    states = [[np.array(v) for v in metric.variables] for metric in found]
+    # Keras does not when it evaluates for the first time.
+    _reset(found)
+    try:
+        yield
+    finally:
+        _reset(found)
+        for metric, state in zip(found, states, strict=True):
+            # Not strict: some variables may have been made only now.
+            for variable, value in zip(metric.variables, state, strict=False):
+                variable.assign(value)
 
-    return tf.nest.map_structure(copied, value)
+
+def _reset(metrics: Sequence[keras.metrics.Metric]) -> None:
+    for metric in metrics:
+        # One that has no variables yet may not know how.
+        if metric.variables:
+            metric.reset_state()

@@ -33,8 +33,9 @@ class FineTuning:
             each, chosen anew in every round.
         weight_decay: decoupled, on the product of the factors; see `make_optimizer`.
         views: what teacher and student see; by default a mild consistent crop of
-            images, and other inputs as they are.
-        temperature, label_weight: see `Distiller`.
+            images, and other inputs as they are. Of classifiers: a `Task` has its own.
+        temperature: of classifiers; see `Distiller`.
+        label_weight: see `Distiller` and `Matching`.
         batch_size: where the data are arrays.
         jit_compile: as in `keras.Model.compile`.
 
@@ -69,6 +70,11 @@ class FineTuning:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TfcompressError(f"{name} must be at least 1. Received: {value}")
+        if not self.temperature > 0:
+            raise TfcompressError(
+                "temperature must be positive. "
+                f"Received: temperature={self.temperature}"
+            )
         for name in ("weight_decay", "label_weight"):
             value = getattr(self, name)
             if not value >= 0:

@@ -21,7 +21,13 @@ from tfcompress.ranks.base import (
 )
 from tfcompress.ranks.budget import Budget
 from tfcompress.ranks.knapsack import choose_options
-from tfcompress.ranks.options import Option, thinned, undominated
+from tfcompress.ranks.options import (
+    Option,
+    asked_for,
+    thinned,
+    types_with,
+    undominated,
+)
 from tfcompress.ranks.plan import Decision, Plan
 from tfcompress.ranks.timing import Table, Timing, no_table
 from tfcompress.spec import LayerSpec
@@ -238,52 +244,6 @@ class Budgeted(RankSelector):
             small = [r for r in (step // 2, step // 4) if r >= max(self.min_rank, 2)]
             axes.append(sorted({*small, *below, limit}))
         return list(itertools.product(*axes))
-
-
-def types_with(
-    spec: LayerSpec, names: Sequence[str], asked: int | tuple[int, ...] | None
-) -> list[str]:
-    """The types that have as many ranks as are given for a layer.
-
-    Raises:
-        RankError: none has.
-    """
-    if not isinstance(asked, (tuple, list)):
-        return list(names)
-    shape = kernel_shape_of(spec.layer)
-    numbers = {name: len(registry.get(name).max_ranks(shape)) for name in names}
-    fitting = [name for name, number in numbers.items() if number == len(asked)]
-    if not fitting:
-        known = ", ".join(f"{name} {number}" for name, number in numbers.items())
-        raise RankError(
-            f"Layer '{spec.name}' can have these numbers of ranks: {known}; one integer "
-            f"stands for all of them. Received: ranks={asked}"
-        )
-    return fitting
-
-
-def asked_for(
-    cls: type, spec: LayerSpec, asked: int | tuple[int, ...]
-) -> tuple[int, ...]:
-    """The ranks given for a layer, for one of its types.
-
-    Raises:
-        RankError: none, or more than the layer has.
-    """
-    shape = kernel_shape_of(spec.layer)
-    if isinstance(asked, int):
-        # One number suits types with one rank and with two.
-        largest = cls.max_ranks(shape)
-        if asked < 1 or asked > max(largest):
-            raise RankError(
-                f"Layer '{spec.name}' can have ranks from 1 to {max(largest)}. "
-                f"Received: {asked}"
-            )
-        return tuple(min(asked, most) for most in largest)
-    try:
-        return cls.check_ranks(shape, asked)
-    except RankError as error:
-        raise RankError(f"Layer '{spec.name}': {error}") from error
 
 
 def _errors(

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfcompress.spec import Cost
+from tfcompress.errors import RankError
+from tfcompress.layers import kernel_shape_of, registry
+from tfcompress.spec import Cost, LayerSpec
 
 # Options of each type of a layer whose time is measured.
 _MOST_TIMED = 8
@@ -63,6 +65,51 @@ def thinned(options: list[Option]) -> list[Option]:
         places = np.linspace(0, len(group) - 1, min(len(group), _MOST_TIMED))
         kept += [group[round(place)] for place in places]
     return kept
+
+
+def types_with(
+    spec: LayerSpec, names: Sequence[str], asked: int | tuple[int, ...] | None
+) -> list[str]:
+    """The types that have as many ranks as are given for a layer.
+
+    Raises:
+        RankError: none has.
+    """
+    if not isinstance(asked, (tuple, list)):
+        return list(names)
+    numbers = {name: registry.get(name).rank_count for name in names}
+    fitting = [name for name, number in numbers.items() if number == len(asked)]
+    if not fitting:
+        known = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise RankError(
+            f"Layer '{spec.name}' can have these numbers of ranks: {known}; one "
+            f"integer stands for all of them. Received: ranks={asked}"
+        )
+    return fitting
+
+
+def asked_for(
+    cls: type, spec: LayerSpec, asked: int | tuple[int, ...]
+) -> tuple[int, ...]:
+    """The ranks given for a layer, for one of its types.
+
+    Raises:
+        RankError: none, or more than the layer has.
+    """
+    shape = kernel_shape_of(spec.layer)
+    if isinstance(asked, int):
+        # One number suits types with one rank and with two.
+        largest = cls.max_ranks(shape)
+        if asked < 1 or asked > max(largest):
+            raise RankError(
+                f"Layer '{spec.name}' can have ranks from 1 to {max(largest)}. "
+                f"Received: {asked}"
+            )
+        return tuple(min(asked, most) for most in largest)
+    try:
+        return cls.check_ranks(shape, asked)
+    except RankError as error:
+        raise RankError(f"Layer '{spec.name}': {error}") from error
 
 
 def _macs(option: Option) -> int:
