@@ -268,6 +268,21 @@ def test_metrics_are_taken_as_they_are_and_keep_their_counts(regression):
     assert not any(np.any(np.array(v)) for v in late.variables)
 
 
+@pytest.mark.parametrize("by", ["labels", "distillation"])
+def test_what_each_way_of_tuning_trains_on(regression, by):
+    model, (x, y), _ = regression
+    student = keras.Sequential([keras.Input((16,)), layers.Dense(1)])
+    tuning = FineTuning(by=by, label_weight=0.5)
+    trainer, options = TASK.trainer(student, model, tuning, seed=0)
+    trainer.compile(**options)
+    found = trainer.evaluate(x, y, batch_size=256, verbose=0, return_dict=True)
+    expected = np.mean(np.square(y - student(x)))
+    if by == "distillation":
+        match = float(regression_divergence(model(x), student(x)))
+        expected = match + 0.5 * expected
+    assert found["loss"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"views": ViewSpec()}, {"temperature": 2.0}])
 def test_options_of_classifiers_are_not_passed_over(regression, options):
     with pytest.raises(TfcompressError, match=r"for classifiers.*Received: views="):
