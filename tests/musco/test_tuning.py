@@ -140,8 +140,10 @@ def test_a_probed_rate_trains_as_the_same_rate_given(by):
         return result.history[0]
 
     probed = only_round("probe")
-    print("DBG", by, probed.learning_rate)
     assert probed.learning_rate in PROBED_RATES
+    if by == "distillation":
+        # In so few steps the slowest comes nowhere near the teacher.
+        assert probed.learning_rate > min(PROBED_RATES)
     assert probed.fine_tuned == only_round(probed.learning_rate).fine_tuned
 
 
