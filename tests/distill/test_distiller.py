@@ -208,7 +208,7 @@ def test_labels_are_only_needed_where_they_count(net, teacher, batch):
     history = distiller.fit(images, batch_size=8, verbose=0).history
     assert set(history) == {"loss", "kl", "agreement"}
     shown = distiller.evaluate(images, verbose=0, return_dict=True)
-    assert set(shown) == {"loss", "kl", "agreement"}
+    assert set(shown) == {"loss", "kl", "agreement", "agreement_top5"}
     with pytest.raises(DistillationError, match="label_weight=0.5 needs labels"):
         frozen(net(1), teacher, label_weight=0.5).train_on_batch(images)
 
@@ -296,11 +296,12 @@ def test_one_seed_gives_identical_weights(net, teacher, some):
 
 
 def test_xla_trains_as_the_rest_does(net, teacher, some):
-    # Adam divides by small second moments: rounding grows to parts of a step (3e-3).
+    # Adam divides by small second moments: rounding grows to steps of 3e-3 where the
+    # gradient is nothing but rounding, as of a bias before batch normalization.
     plain = train_shortly(net, teacher, some)
     compiled = train_shortly(net, teacher, some, jit_compile=True)
     for a, b in zip(plain, compiled, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
+        np.testing.assert_allclose(a, b, atol=3e-3)
 
 
 def test_arrays_and_datasets_train_alike(net, teacher, some):
@@ -349,7 +350,7 @@ def test_one_output_of_classes_is_needed(net, teacher):
     maps = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Conv2D(10, 3)], name="maps"
     )
-    with pytest.raises(DistillationError, match="student must give one output"):
+    with pytest.raises(DistillationError, match="student.*shapes"):
         Distiller(maps, teacher)
 
 

@@ -3,9 +3,15 @@
 from tfcompress._lazy import lazy
 
 _NAMES = {
-    "DistillationError": "distiller",
+    "Consistency": "consistency",
+    "DistillationError": "outputs",
     "Distiller": "distiller",
+    "FeatureMatch": "features",
+    "KINDS": "losses",
+    "LOSSES": "losses",
     "Matching": "matching",
+    "PAPER_VIEWS": "spec",
+    "Samples": "samples",
     "Supervised": "training",
     "ViewError": "spec",
     "ViewSpec": "spec",
@@ -19,8 +25,10 @@ _NAMES = {
     "make_optimizer": "schedule",
     "make_views": "views",
     "output_divergence": "divergence",
+    "numbered": "samples",
     "output_kind": "losses",
     "regression_divergence": "divergence",
+    "verify_consistency": "consistency",
 }
 
 __getattr__, __dir__ = lazy(__name__, _NAMES)

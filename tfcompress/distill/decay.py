@@ -44,6 +44,7 @@ class ProductDecay:
         Args:
             learning_rate: of this step: call it before the optimizer has counted on.
         """
+        changed, steps = [], []
         for layer in self.layers:
             factors = [getattr(layer, name).value for name in layer.factor_names]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -53,4 +54,16 @@ class ProductDecay:
                 factors, tape.gradient(energy, factors), strict=True
             ):
                 step = tf.cast(learning_rate, factor.dtype) * self.rate
-                factor.assign_sub(step * tf.cast(gradient, factor.dtype))
+                changed.append(factor)
+                steps.append(step * tf.cast(gradient, factor.dtype))
+
+        def update(strategy: tf.distribute.Strategy, steps: list[Any]) -> None:
+            for factor, step in zip(changed, steps, strict=True):
+                strategy.extended.update(
+                    factor, lambda f, s: f.assign_sub(s), args=(step,), group=False
+                )
+
+        # As Keras decays its weights: each replica's copy, by the same step.
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            update, tf.distribute.get_strategy(), steps
+        )

@@ -2,47 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfcompress.distill.losses import as_logits, kl_divergence, output_kind
-from tfcompress.distill.views import ViewSpec, make_views
-from tfcompress.errors import TfcompressError
-
-
-class DistillationError(TfcompressError, ValueError):
-    """Teacher and student do not fit together."""
-
-
-class _Untracked:
-    """Keeps the teacher out of Keras' tracking: not saved, not trained, not changed."""
-
-    def __init__(self, model: keras.Model) -> None:
-        self.model = model
+from tfcompress.distill.extras import Extras
+from tfcompress.distill.features import FeatureMatch
+from tfcompress.distill.outputs import (
+    DistillationError,
+    comparable,
+    label_loss,
+    labels_of,
+    outputs_of,
+    weighted_mean,
+)
+from tfcompress.distill.samples import Samples, as_samples, inputs_only
+from tfcompress.distill.teachers import Reader, Teachers, mean_over_crops
+from tfcompress.distill.tracking import OutputMetrics
+from tfcompress.distill.updates import apply_gradients
+from tfcompress.distill.views import ViewFunction, ViewSpec, make_views
+from tfcompress.surgery import recalibrate_batch_norm
 
 
 class Distiller(keras.Model):
     """Trains a student to match a teacher on consistent views.
 
-    `fit` takes `(images, labels)` or images alone; labels only count with
-    `label_weight`, and for the accuracies shown. The teacher runs in inference mode,
-    outside the gradient tape, and is neither changed nor saved. The views depend on
-    `seed` and the optimizer's step counter: a resumed run sees the same ones.
+    `fit` takes `(images, labels)` or images alone, as arrays, `tf.data` or
+    `keras.utils.PyDataset`; labels only count with `label_weight`, and for the
+    accuracies shown. The teacher runs in inference mode, outside the gradient tape, and
+    is neither changed nor saved. The views depend on `seed` and the optimizer's step
+    counter, or on the epoch and number of each sample where the data are `numbered`: a
+    resumed run sees the same ones.
 
     Args:
-        student: the network to train, giving logits or probabilities
-            `(batch, classes)`.
-        teacher: the network to match, same inputs and classes.
-        views: what both see; function matching by default.
+        student: the network to train.
+        teacher: the network to match, or several; see `ensemble`.
+        views: what both see; function matching by default. Or a function
+            `view(inputs, key)`, with an integer key `(seed, step)`, that gives what
+            both see, or a `Views`.
+        loss: how outputs are compared: "kl", "reverse_kl", "js", "hard", "logits",
+            "squared_error", or a function `(teacher, student, temperature)` of logits
+            in float32 that gives one value per sample. For several outputs a list, or
+            a mapping by name. Default: "kl" for classes, "squared_error" for others.
         temperature: T > 0 of both distributions.
-        label_weight: weight of the cross-entropy with the (mixed) labels.
+        label_weight: weight of the loss by the (mixed) labels.
+        features: layers whose outputs are to match as well.
+        extra: losses of `keras.distillation`, each with its weight.
+        ensemble: how several teachers are combined: "logit_mean", "prob_mean" or
+            "kl_sum".
+        student_outputs, teacher_outputs: kinds of the outputs (see `KINDS`), where the
+            last layers do not tell.
+        student_preprocess, teacher_preprocess: what each network does to the images
+            first, such as `lambda x: x / 127.5 - 1.0`. Of several teachers a list.
+        student_size, teacher_size: `(height, width)` at which each sees the images; by
+            default that of its input.
+        teacher_dtype: such as "bfloat16", for the teacher's computation.
+        teacher_jit: compile the teacher by XLA where the student cannot be.
         seed: of the views.
 
     Raises:
-        DistillationError: different numbers of classes, a model that is not built, or
-            arguments out of range.
+        DistillationError: different numbers of outputs or classes, a model that is not
+            built, or arguments out of range.
 
     Reference: Beyer et al. 2021, "Knowledge distillation: A good teacher is patient
     and consistent", section 3.1.
@@ -57,36 +79,90 @@ class Distiller(keras.Model):
     def __init__(
         self,
         student: keras.Model,
-        teacher: keras.Model,
+        teacher: keras.Model | Sequence[keras.Model],
         *,
-        views: ViewSpec | None = None,
+        views: ViewSpec | ViewFunction | None = None,
+        loss: Any = None,
         temperature: float = 1.0,
         label_weight: float = 0.0,
+        features: Sequence[FeatureMatch] = (),
+        extra: Sequence[tuple[Any, float]] = (),
+        ensemble: str = "logit_mean",
+        student_outputs: Any = None,
+        teacher_outputs: Any = None,
+        student_preprocess: Any = None,
+        teacher_preprocess: Any = None,
+        student_size: Any = None,
+        teacher_size: Any = None,
+        teacher_dtype: str | None = None,
+        teacher_jit: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(student, teacher, temperature, label_weight)
+        teachers = list(teacher) if isinstance(teacher, Sequence) else [teacher]
+        _check(student, teachers, temperature, label_weight)
         self.student = student
         self.views = views or ViewSpec()
         self.temperature = temperature
         self.label_weight = label_weight
         self.seed = seed
-        self._teacher = _Untracked(teacher)
-        self._kinds = (output_kind(student), output_kind(teacher))
+        outputs = outputs_of(student, kinds=student_outputs, losses=loss)
+        self._extras = Extras(student, teachers[0], features, extra, seed=seed)
+        if self._extras.projections:
+            # Trained along, and part of checkpoints; not of the student.
+            self.feature_projections = self._extras.projections
+        # A tuple of functions and plain objects: Keras tracks models, and lists.
+        self._parts = (
+            tuple(outputs),
+            Teachers(
+                teachers,
+                preprocess=teacher_preprocess,
+                size=teacher_size,
+                kinds=teacher_outputs,
+                ensemble=ensemble,
+                dtype=teacher_dtype,
+                jit_compile=teacher_jit,
+                layers=self._extras.teacher_layers,
+            ),
+            Reader(student, preprocess=student_preprocess, size=student_size),
+        )
+        _check_classes(outputs, student, teachers, self._teachers)
         self.loss_tracker = keras.metrics.Mean(name="loss")
-        self.kl_tracker = keras.metrics.Mean(name="kl")
-        self.accuracy_tracker = keras.metrics.Mean(name="accuracy")
-        self.agreement_tracker = keras.metrics.Mean(name="agreement")
-        self.teacher_tracker = keras.metrics.Mean(name="teacher_accuracy")
+        self._tracking = tuple(
+            OutputMetrics(
+                output,
+                prefix="" if len(outputs) == 1 else f"{output.name}_",
+                classes=shape[-1],
+                temperature=temperature,
+            )
+            for output, shape in zip(outputs, _output_shapes(student), strict=True)
+        )
         # Set by `fit`: decay of factorized layers, which the optimizer leaves to it.
         self.product_decay: Any = None
         self.built = True
 
     @property
+    def _heads(self) -> tuple[Any, ...]:
+        return self._parts[0]
+
+    @property
+    def _teachers(self) -> Teachers:
+        return self._parts[1]
+
+    @property
+    def _reader(self) -> Reader:
+        return self._parts[2]
+
+    @property
     def teacher(self) -> keras.Model:
-        """The teacher, as it was given."""
-        return self._teacher.model
+        """The (first) teacher, as it was given."""
+        return self._teachers.models[0]
+
+    @property
+    def teachers(self) -> tuple[keras.Model, ...]:
+        """All teachers, as they were given."""
+        return self._teachers.models
 
     def compile(
         self,
@@ -106,79 +182,179 @@ class Distiller(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [
-            self.loss_tracker,
-            self.kl_tracker,
-            self.accuracy_tracker,
-            self.agreement_tracker,
-            self.teacher_tracker,
-        ]
+        own = [metric for part in self._tracking for metric in part.all()]
+        return [self.loss_tracker, *own]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.student(inputs, training=training)
+        return self.student(self._reader.clean(inputs_only(inputs)), training=training)
+
+    def teacher_logits(self, data: Samples) -> list[Any]:
+        """What the student is to match: comparable outputs for the views of a batch.
+
+        Args:
+            data: numbered samples.
+
+        Returns:
+            For each output float32 logits, or values, of all teachers combined; with
+            "kl_sum" for display only.
+        """
+        views, _ = self._views(data)
+        found, _ = self._targets(data, views)
+        return self._teachers.combined(found, self.temperature)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if labels is None and self.label_weight:
             raise DistillationError(
                 f"label_weight={self.label_weight} needs labels: give (images, labels)."
             )
+        labels = labels_of(labels, self._heads)
+        weights = labels_of(sample_weight, self._heads)
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
-        key = tf.stack([tf.constant(self.seed, tf.int32), step])
-        views = make_views(images, key, self.views)
-        teacher_logits = self._logits(self.teacher, views.teacher, training=False)
+        numbers = as_samples(x, step)
+        teacher_views, student_view = self._views(numbers)
+        targets, teacher_features = self._targets(numbers, teacher_views)
         with tf.GradientTape() as tape:
-            logits = self._logits(self.student, views.student, training=True)
-            kl = kl_divergence(teacher_logits, logits, self.temperature)
-            per_sample = kl
+            found, features = self._extras.forward(
+                self.student, self._reader.ready(student_view.student)
+            )
+            logits = comparable(found, [output.kind for output in self._heads])
+            loss = self._matching(targets, logits, weights)
             if self.label_weight:
-                entropy = _mixed_cross_entropy(labels, logits, views.mix)
-                per_sample = kl + self.label_weight * entropy
-            loss = _weighted_mean(per_sample, sample_weight)
+                loss += self.label_weight * self._by_labels(
+                    labels, logits, weights, student_view.mix
+                )
+            loss += self._extras.loss(teacher_features, features, targets[0], logits)
             if self.student.losses:
                 loss += tf.add_n([tf.cast(x, tf.float32) for x in self.student.losses])
-            scaled = self.optimizer.scale_loss(loss)
-        variables = self.student.trainable_variables
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            scaled = self.optimizer.scale_loss(loss / float(replicas))
+        variables = self.student.trainable_variables + self._extras.variables
         gradients = tape.gradient(scaled, variables)
         if self.product_decay is not None:
             self.product_decay.apply(self.optimizer.learning_rate)
-        self.optimizer.apply(gradients, variables)
+        apply_gradients(self.optimizer, gradients, variables)
         self.loss_tracker.update_state(loss)
-        self.kl_tracker.update_state(kl)
-        self.agreement_tracker.update_state(_same_class(teacher_logits, logits))
         # Accuracy on mixed images would compare with a label that is half the truth.
-        return {m.name: m.result() for m in self.metrics[:2] + [self.metrics[3]]}
+        return self._figures(targets, logits, [None] * len(logits), weights)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        logits = self._logits(self.student, images, training=False)
-        teacher_logits = self._logits(self.teacher, images, training=False)
-        kl = kl_divergence(teacher_logits, logits, self.temperature)
-        self.loss_tracker.update_state(kl, sample_weight)
-        self.kl_tracker.update_state(kl, sample_weight)
-        self.agreement_tracker.update_state(
-            _same_class(teacher_logits, logits), sample_weight
-        )
-        shown = [self.loss_tracker, self.kl_tracker, self.agreement_tracker]
-        if labels is not None:
-            self.accuracy_tracker.update_state(_right(labels, logits), sample_weight)
-            self.teacher_tracker.update_state(
-                _right(labels, teacher_logits), sample_weight
-            )
-            shown += [self.accuracy_tracker, self.teacher_tracker]
-        return {metric.name: metric.result() for metric in shown}
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        inputs = inputs_only(x)
+        found = self.student(self._reader.clean(inputs), training=False)
+        logits = comparable(found, [output.kind for output in self._heads])
+        targets = self._teachers.clean_outputs(inputs)
+        weights = labels_of(sample_weight, self._heads)
+        losses = self._divergences(targets, logits)
+        self.loss_tracker.update_state(tf.add_n(losses), weights[0])
+        labels = labels_of(labels, self._heads)
+        return self._figures(targets, logits, labels, weights, validation=True)
 
-    def _logits(self, model: keras.Model, images: Any, *, training: bool) -> Any:
-        kind = self._kinds[0 if model is self.student else 1]
-        return as_logits(model(images, training=training), kind)
+    def recalibrate(self, data: tf.data.Dataset, *, steps: int = 32) -> None:
+        """Batch-norm statistics of the student from clean images.
+
+        Mixed and cropped images have other statistics than those it is used on.
+
+        Args:
+            data: batches of images, or `(images, ...)`.
+            steps: batches to use at most.
+        """
+        clean = (
+            self._reader.clean(
+                inputs_only(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            )
+            for batch in data
+        )
+        new = recalibrate_batch_norm(self.student, clean, steps=steps)
+        self.student.set_weights(new.get_weights())
 
     def save(self, filepath: Any, **kwargs: Any) -> None:
         """Saves the student alone."""
         self.student.save(filepath, **kwargs)
 
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Exports the student alone; see `keras.Model.export`."""
+        self.student.export(filepath, *args, **kwargs)
+
+    def _views(self, data: Samples) -> tuple[list[Any], Any]:
+        """A view for each teacher, and the views at the student's size."""
+        key = tf.stack([tf.fill(tf.shape(data.epoch), self.seed), data.epoch])
+        if not isinstance(self.views, ViewSpec):
+            key = key[:, 0]
+        by_size = {}
+        for reader in self._teachers.readers:
+            if reader.size not in by_size:
+                by_size[reader.size] = make_views(
+                    data.inputs,
+                    key,
+                    self.views,
+                    samples=data.sample,
+                    teacher_size=reader.size,
+                    student_size=self._reader.size,
+                )
+        seen = [by_size[reader.size].teacher for reader in self._teachers.readers]
+        return seen, next(iter(by_size.values()))
+
+    def _targets(self, data: Samples, views: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Outputs of each teacher, and features of the first."""
+        if data.logits:
+            return [[tf.cast(x, tf.float32) for x in data.logits]], []
+        if isinstance(self.views, ViewSpec) and self.views.teacher == "ensemble":
+            return [mean_over_crops(self._teachers, data, self.views, self.seed)], []
+        return self._teachers.outputs(views)
+
+    def _divergences(self, targets: list[list[Any]], logits: list[Any]) -> list[Any]:
+        """Divergence of each output, per sample."""
+        if self._teachers.ensemble != "kl_sum":
+            targets = [self._teachers.combined(targets, self.temperature)]
+        return [
+            tf.add_n([output.loss(t[i], found, self.temperature) for t in targets])
+            for i, (output, found) in enumerate(zip(self._heads, logits, strict=True))
+        ]
+
+    def _matching(self, targets: Any, logits: list[Any], weights: list[Any]) -> Any:
+        losses = self._divergences(targets, logits)
+        return tf.add_n(
+            [weighted_mean(x, w) for x, w in zip(losses, weights, strict=True)]
+        )
+
+    def _by_labels(
+        self, labels: list[Any], logits: list[Any], weights: list[Any], share: Any
+    ) -> Any:
+        parts = zip(self._heads, labels, logits, weights, strict=True)
+        return tf.add_n(
+            [
+                weighted_mean(label_loss(output, y, found, share), weight)
+                for output, y, found, weight in parts
+                if y is not None
+            ]
+        )
+
+    def _figures(
+        self,
+        targets: list[list[Any]],
+        logits: list[Any],
+        labels: list[Any],
+        weights: list[Any],
+        *,
+        validation: bool = False,
+    ) -> dict[str, Any]:
+        shown: list[keras.metrics.Metric] = [self.loss_tracker]
+        targets = self._teachers.combined(targets, self.temperature)
+        for part, *values in zip(
+            self._tracking, targets, logits, labels, weights, strict=True
+        ):
+            shown += part.update(*values)
+            if validation:
+                shown += part.update_top(values[0], values[1], values[3])
+        return {metric.name: metric.result() for metric in shown}
+
 
 def _check(
-    student: keras.Model, teacher: keras.Model, temperature: float, label_weight: float
+    student: keras.Model,
+    teachers: Sequence[keras.Model],
+    temperature: float,
+    label_weight: float,
 ) -> None:
     if not temperature > 0:
         raise DistillationError(
@@ -188,51 +364,56 @@ def _check(
         raise DistillationError(
             f"label_weight must not be negative. Received: {label_weight}"
         )
-    for role, model in (("student", student), ("teacher", teacher)):
+    if not teachers:
+        raise DistillationError("Give at least one teacher.")
+    for role, model in (("student", student), *(("teacher", t) for t in teachers)):
         if not model.built:
             raise DistillationError(
                 f"The {role} '{model.name}' is not built: give it an Input layer or "
                 "call it once."
             )
-    shapes = [getattr(model, "output_shape", None) for model in (student, teacher)]
-    for role, shape in zip(("student", "teacher"), shapes, strict=True):
-        if shape is not None and not _is_class_shape(shape):
+
+
+def _output_shapes(model: keras.Model) -> list[Any]:
+    """Shape of each output, or of None where they are not known."""
+    outputs = getattr(model, "outputs", None)
+    return [tuple(x.shape) for x in outputs] if outputs else [(None, None)]
+
+
+def _check_classes(
+    outputs: Sequence[Any],
+    student: keras.Model,
+    teachers: Sequence[keras.Model],
+    readers: Teachers,
+) -> None:
+    own = _output_shapes(student)
+    for teacher, kinds in zip(teachers, readers.kinds, strict=True):
+        shapes = _output_shapes(teacher)
+        if len(shapes) != len(own):
             raise DistillationError(
-                f"The {role} must give one output (batch, classes). "
-                f"Received: output shape {shape}"
+                f"Teacher and student must have equally many outputs: the teacher "
+                f"'{teacher.name}' has {len(shapes)}, the student '{student.name}' "
+                f"{len(own)}."
             )
-    if None not in shapes and shapes[0][-1] != shapes[1][-1]:
-        raise DistillationError(
-            f"Teacher and student must have the same classes: the teacher "
-            f"'{teacher.name}' gives {shapes[1][-1]}, the student '{student.name}' "
-            f"{shapes[0][-1]}."
-        )
+        parts = zip(outputs, kinds, shapes, own, strict=True)
+        for output, kind, theirs, ours in parts:
+            if len(theirs) != len(ours) or theirs[-1] != ours[-1]:
+                raise DistillationError(
+                    "Teacher and student must have the same classes: the teacher "
+                    f"'{teacher.name}' gives {theirs[-1]}, the student "
+                    f"'{student.name}' {ours[-1]}. Output '{output.name}': shapes "
+                    f"{theirs} and {ours}"
+                )
+            groups = [_family(k) for k in (kind, output.kind)]
+            if groups[0] != groups[1]:
+                raise DistillationError(
+                    f"Output '{output.name}' is of kind '{kind}' in the teacher and "
+                    f"'{output.kind}' in the student, which cannot be compared: say "
+                    "what they are by teacher_outputs and student_outputs."
+                )
 
 
-def _is_class_shape(shape: Any) -> bool:
-    return len(shape) == 2 and isinstance(shape[-1], int)
-
-
-def _weighted_mean(values: Any, sample_weight: Any) -> Any:
-    if sample_weight is None:
-        return tf.reduce_mean(values)
-    weight = tf.reshape(tf.cast(sample_weight, values.dtype), (-1,))
-    return tf.reduce_mean(values * weight)
-
-
-def _mixed_cross_entropy(labels: Any, logits: Any, share: Any) -> Any:
-    labels = tf.cast(tf.reshape(labels, (-1,)), tf.int32)
-    own = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    partner = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        tf.roll(labels, 1, axis=0), logits
+def _family(kind: str) -> str:
+    return {"probabilities": "logits", "binary_probabilities": "binary_logits"}.get(
+        kind, kind
     )
-    return share * own + (1.0 - share) * partner
-
-
-def _same_class(a: Any, b: Any) -> Any:
-    return tf.cast(tf.argmax(a, -1) == tf.argmax(b, -1), tf.float32)
-
-
-def _right(labels: Any, logits: Any) -> Any:
-    labels = tf.cast(tf.reshape(labels, (-1,)), tf.int64)
-    return tf.cast(tf.argmax(logits, -1) == labels, tf.float32)

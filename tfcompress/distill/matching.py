@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcompress.distill.distiller import DistillationError
 from tfcompress.distill.divergence import Divergence, output_divergence
+from tfcompress.distill.outputs import DistillationError
+from tfcompress.distill.updates import apply_gradients
 
 
 class Matching(keras.Model):
@@ -84,12 +85,13 @@ class Matching(keras.Model):
         with tf.GradientTape() as tape:
             outputs = self.student(x, training=True)
             loss = self._loss(x, y, outputs, sample_weight, expected)
-            scaled = self.optimizer.scale_loss(loss)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            scaled = self.optimizer.scale_loss(loss / float(replicas))
         variables = self.student.trainable_variables
         gradients = tape.gradient(scaled, variables)
         if self.product_decay is not None:
             self.product_decay.apply(self.optimizer.learning_rate)
-        self.optimizer.apply(gradients, variables)
+        apply_gradients(self.optimizer, gradients, variables)
         return self._figures(x, y, outputs, sample_weight, loss)
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -120,8 +122,10 @@ class Matching(keras.Model):
             self.divergence_tracker.update_state(divergence, _samples(x))
             total += self.match_weight * divergence
         if self.label_weight:
-            # `compute_loss` counts the penalties as well.
-            labels = self.compute_loss(x, y, outputs, sample_weight) - penalty
+            # `compute_loss` counts the penalties as well, and a replica's share only.
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            both = self.compute_loss(x, y, outputs, sample_weight) * float(replicas)
+            labels = both - penalty
             total += self.label_weight * labels
         return total
 

@@ -11,9 +11,13 @@ import keras
 import tensorflow as tf
 
 from tfcompress.distill.decay import ProductDecay
-from tfcompress.distill.losses import output_kind
+from tfcompress.distill.losses import as_logits, kl_divergence, output_kind
+from tfcompress.distill.outputs import Output, label_loss, weighted_mean
+from tfcompress.distill.samples import as_samples, inputs_only
 from tfcompress.distill.schedule import make_optimizer
-from tfcompress.distill.views import ViewSpec, make_views
+from tfcompress.distill.spec import ViewSpec
+from tfcompress.distill.updates import apply_gradients
+from tfcompress.distill.views import make_views
 
 # A short training is validated after every epoch, a long one this many times.
 _VALIDATIONS = 20
@@ -68,8 +72,9 @@ class Supervised(keras.Model):
         self.model = model
         self.views = views
         self.seed = seed
-        logits = output_kind(model) == "logits"
-        self._loss = keras.losses.CategoricalCrossentropy(from_logits=logits)
+        self._output = Output(
+            name="output", kind=output_kind(model), loss=kl_divergence
+        )
         self.loss_tracker = keras.metrics.Mean(name="loss")
         # Set by `fit`: decay of factorized layers, which the optimizer leaves to it.
         self.product_decay: Any = None
@@ -84,34 +89,41 @@ class Supervised(keras.Model):
         return self.model(inputs, training=training)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        step = tf.cast(self.optimizer.iterations.value, tf.int32)
-        key = tf.stack([tf.constant(self.seed, tf.int32), step])
-        views = make_views(images, key, self.views)
-        labels = tf.reshape(tf.cast(labels, tf.int32), (-1,))
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        numbers = as_samples(x, tf.cast(self.optimizer.iterations.value, tf.int32))
+        views = make_views(
+            numbers.inputs,
+            tf.stack([tf.fill(tf.shape(numbers.epoch), self.seed), numbers.epoch]),
+            self.views,
+            samples=numbers.sample,
+        )
         with tf.GradientTape() as tape:
-            outputs = tf.cast(self.model(views.student, training=True), tf.float32)
-            classes = tf.one_hot(labels, outputs.shape[-1])
-            mixed = views.mix * classes + (1.0 - views.mix) * tf.roll(classes, 1, 0)
-            loss = self._loss(mixed, outputs, sample_weight=sample_weight)
+            outputs = self.model(views.student, training=True)
+            loss = self._by_labels(labels, outputs, sample_weight, views.mix)
             if self.model.losses:
                 loss += tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses])
-            scaled = self.optimizer.scale_loss(loss)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            scaled = self.optimizer.scale_loss(loss / float(replicas))
         variables = self.model.trainable_variables
         gradients = tape.gradient(scaled, variables)
         if self.product_decay is not None:
             self.product_decay.apply(self.optimizer.learning_rate)
-        self.optimizer.apply(gradients, variables)
+        apply_gradients(self.optimizer, gradients, variables)
         self.loss_tracker.update_state(loss)
-        return self.compute_metrics(images, labels, outputs)
+        return self.compute_metrics(numbers.inputs, labels, outputs)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = tf.cast(self.model(images, training=False), tf.float32)
-        labels = tf.reshape(tf.cast(labels, tf.int32), (-1,))
-        classes = tf.one_hot(labels, outputs.shape[-1])
-        self.loss_tracker.update_state(self._loss(classes, outputs, sample_weight))
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        images = inputs_only(x)
+        outputs = self.model(images, training=False)
+        loss = self._by_labels(labels, outputs, sample_weight, 1.0)
+        self.loss_tracker.update_state(loss)
         return self.compute_metrics(images, labels, outputs, sample_weight)
+
+    def _by_labels(self, labels: Any, outputs: Any, weight: Any, share: Any) -> Any:
+        logits = as_logits(outputs, self._output.kind)
+        per_sample = label_loss(self._output, labels, logits, share)
+        return weighted_mean(per_sample, weight)
 
 
 def epochs_and_steps(

@@ -1,8 +1,9 @@
-"""Views: the crops, flips and mixtures that teacher and student see.
+"""Views: what teacher and student see of one batch.
 
-A view is a pure function of the images and a key made of (seed, step): no state, no
-Python randomness, all in the graph, compiled by XLA. A crop with resizing is two small
-matrix products per image, and therefore linear: it commutes exactly with mixup.
+A view is a pure function of the images and, for each sample, of (seed, epoch, sample):
+no state, no Python randomness, all in the graph, compiled by XLA. Each image is cropped
+on the original, resized for either network from the same box, and mixed with one lambda
+and one permutation for both.
 
 Modes after Beyer et al. 2021, "Knowledge distillation: A good teacher is patient and
 consistent", section 3.1.1.
@@ -10,181 +11,212 @@ consistent", section 3.1.1.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfcompress.distill.crops import (
+    Boxes,
+    central_boxes,
+    crop_and_resize,
+    full_boxes,
+    mixup,
+    recolour,
+    sample_boxes,
+)
+from tfcompress.distill.draws import uniform
 from tfcompress.distill.spec import ViewError, ViewSpec
 
-# Smallest side of the crop in "mild": the usual 224 of 256 pixels. The paper crops
-# always that much, and evaluates on a central crop of the same size; here the whole
-# image is evaluated, so the whole image has to be among the views.
-_MILD_SIDE = 0.875
-_INCEPTION_RATIO = (0.75, 4.0 / 3.0)
+# Streams of random numbers: independent of each other.
+_STUDENT, _TEACHER, _COLOUR, _TEACHER_COLOUR, _MIX, _ENSEMBLE = range(6)
+
+Size = tuple[int, int]
+ViewFunction = Callable[[Any, Any], Any]
 
 
 class Views(NamedTuple):
     """What both networks see.
 
     Attributes:
-        teacher: images of shape `(batch, height, width, channels)`.
-        student: images; in consistent modes equal to `teacher` bit for bit.
-        mix: share of each image itself in the mixture, scalar; 1.0 without mixup. The
-            partner of image i is image i - 1.
+        teacher: inputs; images of shape `(batch, height, width, channels)`.
+        student: inputs; in consistent modes and at one size equal to `teacher` bit for
+            bit.
+        mix: share of each sample itself in the mixture: a scalar or `(batch,)`; 1.0
+            without mixup. The partner of sample i is sample i - 1.
     """
 
     teacher: Any
     student: Any
-    mix: Any
-
-
-class Boxes(NamedTuple):
-    """Crops of a batch, in fractions of the image; each field has shape `(batch,)`."""
-
-    top: Any
-    left: Any
-    height: Any
-    width: Any
-    flip: Any
-
-
-def _uniform(shape: Any, key: Any) -> Any:
-    """Uniform in [0, 1), the same with XLA and without.
-
-    Both draw the same bits but make other floats of them; here, the upper 24 bits.
-    """
-    bits = tf.random.stateless_uniform(
-        shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
-    )
-    upper = tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32))
-    return tf.cast(upper, tf.float32) * 2.0**-24
-
-
-def sample_boxes(count: Any, key: Any, spec: ViewSpec) -> Boxes:
-    """Random crops.
-
-    Args:
-        count: number of crops.
-        key: int32 tensor of shape `(2,)`; the same key gives the same boxes.
-        spec: which kind of crop, and whether to mirror.
-    """
-    draw = _uniform((5, count), key)
-    if spec.crop == "inception":
-        area = spec.smallest_area + draw[0] * (1.0 - spec.smallest_area)
-        low, high = (tf.math.log(r) for r in _INCEPTION_RATIO)
-        ratio = tf.exp(low + draw[1] * (high - low))
-        height = tf.minimum(tf.sqrt(area / ratio), 1.0)
-        width = tf.minimum(tf.sqrt(area * ratio), 1.0)
-    elif spec.crop == "mild":
-        height = width = 1.0 - (1.0 - _MILD_SIDE) * draw[0]
-    else:
-        height = width = tf.ones((count,))
-    flip = draw[4] < 0.5 if spec.flip else tf.zeros((count,), tf.bool)
-    return Boxes(draw[2] * (1.0 - height), draw[3] * (1.0 - width), height, width, flip)
-
-
-def _resampling(start: Any, length: Any, flip: Any, n_in: Any, n_out: Any) -> Any:
-    """Rows of linear interpolation weights: shape `(batch, n_out, n_in)`.
-
-    Where the crop shrinks, the triangle widens with the scale: no aliasing.
-    """
-    place = (tf.range(n_out, dtype=tf.float32) + 0.5) / tf.cast(n_out, tf.float32)
-    place = tf.where(flip[:, None], 1.0 - place, place)
-    size = tf.cast(n_in, tf.float32)
-    centre = (start[:, None] + place * length[:, None]) * size - 0.5
-    support = tf.maximum(length * size / tf.cast(n_out, tf.float32), 1.0)
-    pixels = tf.range(n_in, dtype=tf.float32)
-    distance = tf.abs(centre[:, :, None] - pixels)
-    weights = tf.nn.relu(1.0 - distance / support[:, None, None])
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
-
-
-def crop_and_resize(images: Any, boxes: Boxes, size: tuple[int, int]) -> Any:
-    """Crops each image, mirrors it where asked, and resizes it.
-
-    Linear interpolation with antialiasing, as two matrix products per image.
-
-    Args:
-        images: float tensor `(batch, height, width, channels)`.
-        boxes: one crop per image.
-        size: `(height, width)` of the result, pixels.
-
-    Returns:
-        Tensor `(batch, *size, channels)` of the type of `images`.
-    """
-    shape = tf.shape(images)
-    still = tf.zeros_like(boxes.flip)
-    rows = _resampling(boxes.top, boxes.height, still, shape[1], size[0])
-    columns = _resampling(boxes.left, boxes.width, boxes.flip, shape[2], size[1])
-    rows, columns = (tf.cast(m, images.dtype) for m in (rows, columns))
-    return tf.einsum("bxw,byh,bhwc->byxc", columns, rows, images)
-
-
-def mixup(images: Any, share: Any) -> Any:
-    """`share * image + (1 - share) * previous image` (Zhang et al. 2018).
-
-    The partner comes from rolling the batch by one, which pairs each image with
-    another exactly once; reversing the batch would pair images twice.
-    """
-    share = tf.cast(share, images.dtype)
-    return share * images + (1.0 - share) * tf.roll(images, 1, axis=0)
+    mix: Any = 1.0
 
 
 def make_views(
-    images: Any, key: Any, spec: ViewSpec, size: tuple[int, int] | None = None
+    inputs: Any,
+    key: Any,
+    spec: ViewSpec | ViewFunction,
+    *,
+    samples: Any = None,
+    teacher_size: Size | None = None,
+    student_size: Size | None = None,
 ) -> Views:
-    """The views of one batch: a pure function of images, key and spec.
+    """The views of one batch: a pure function of inputs, key, samples and spec.
 
     Args:
-        images: tensor `(batch, height, width, channels)`; integers become float32.
-        key: int32 tensor of shape `(2,)`, such as (seed, step).
-        spec: the modes.
-        size: `(height, width)` of the views; the images' own by default.
+        inputs: images `(batch, height, width, channels)`; integers become float32. Or
+            any structure of inputs: every image in it is seen through the same crop,
+            other floats are only mixed, others only passed on.
+        key: integer tensor of shape `(2,)`, such as (seed, epoch); or `(2, batch)`
+            where the samples are of different epochs.
+        spec: the modes; or a function `view(inputs, key)` that returns what both
+            networks see, or a `Views`.
+        samples: integer tensor `(batch,)`: which samples these are. By default their
+            places in the batch: then the key must change from batch to batch.
+        teacher_size, student_size: `(height, width)` of the views; the images' own by
+            default.
 
     Returns:
-        `Views`; one tensor serves both networks in the consistent modes.
+        `Views`; one tensor serves both networks in the consistent modes at one size.
+
+    Raises:
+        ViewError: inputs that cannot be cropped or mixed as the spec says.
     """
-    one = tf.constant(1.0)
-    whole = spec.crop == "none" and not spec.flip and size in (None, _size(images))
-    if whole and spec.mode != "function_matching":
+    if not isinstance(spec, ViewSpec):
+        views = spec(inputs, key)
+        return views if isinstance(views, Views) else Views(views, views)
+    sizes = (teacher_size, student_size)
+    moves = spec.crop != "none" or spec.flip or spec.colour or any(sizes)
+    if not moves and spec.mode != "function_matching" and spec.teacher == "whole":
         # Nothing to draw: inputs of any kind, token ids or several, stay as they are.
-        return Views(images, images, one)
-    images = tf.convert_to_tensor(images)
-    if not images.dtype.is_floating:
-        images = tf.cast(images, tf.float32)
-    if not whole and images.shape.rank != 4:
+        return Views(inputs, inputs)
+    parts = [_as_floats(x) for x in tf.nest.flatten(inputs)]
+    if moves and not any(x.shape.rank == 4 for x in parts):
         raise ViewError(
             "Only images (batch, height, width, channels) can be cropped and mirrored; "
             "for other inputs use ViewSpec(mode='consistent', crop='none'). "
-            f"Received: inputs of shape {images.shape}"
+            f"Received: inputs of shape {[tuple(x.shape) for x in parts]}"
         )
-    count = tf.shape(images)[0]
-    keys = tf.random.split(key, 3, alg="philox")
+    if samples is None:
+        samples = tf.range(tf.shape(parts[0])[0])
+    teacher, student = _both(parts, key, spec, samples, sizes)
+    share = tf.constant(1.0)
+    if spec.mode == "function_matching":
+        share = _share(samples, key, spec)
+        same = teacher is student
+        student = [_mixed(x, share) for x in student]
+        teacher = student if same else [_mixed(x, share) for x in teacher]
+    pack = tf.nest.pack_sequence_as
+    packed = pack(inputs, student)
+    return Views(packed if teacher is student else pack(inputs, teacher), packed, share)
 
-    def crop(index: int) -> Any:
-        if whole:
-            return images
-        boxes = sample_boxes(count, keys[index], spec)
-        return crop_and_resize(images, boxes, size or _size(images))
 
-    student = crop(0)
+def ensemble_view(
+    inputs: Any, seed: Any, spec: ViewSpec, index: Any, *, samples: Any, size: Any
+) -> Any:
+    """One of the `teacher_crops` crops of the ensemble: the same in every epoch.
+
+    Args:
+        inputs, samples: see `make_views`.
+        seed: integer scalar.
+        spec: its crop and flip.
+        index: which crop, in [0, teacher_crops).
+        size: `(height, width)`, or None.
+    """
+    key = tf.stack([tf.cast(seed, tf.int32), tf.cast(index, tf.int32)])
+    parts = [_as_floats(x) for x in tf.nest.flatten(inputs)]
+    boxes = sample_boxes(samples, key, spec, stream=_ENSEMBLE)
+    return tf.nest.pack_sequence_as(inputs, [_cropped(x, boxes, size) for x in parts])
+
+
+def _both(
+    parts: list[Any], key: Any, spec: ViewSpec, samples: Any, sizes: tuple[Any, Any]
+) -> tuple[list[Any], list[Any]]:
+    """Teacher's and student's inputs before mixing; one list where they are equal."""
+
+    def seen(size: Any, stream: int, colour_stream: int) -> list[Any]:
+        boxes = None
+        if spec.crop != "none" or spec.flip:
+            boxes = sample_boxes(samples, key, spec, stream=stream)
+        found = [_cropped(x, boxes, size) for x in parts]
+        if spec.colour:
+            draw = uniform(samples, key, stream=colour_stream, count=3)
+            found = [
+                recolour(x, draw, spec.colour) if x.shape.rank == 4 else x
+                for x in found
+            ]
+        return found
+
+    student = seen(sizes[1], _STUDENT, _COLOUR)
     if spec.mode == "fixed":
-        plain = size in (None, _size(images))
-        return Views(images if plain else tf.image.resize(images, size), student, one)
+        boxes = central_boxes(samples) if spec.teacher == "central" else None
+        return [_cropped(x, boxes, sizes[0]) for x in parts], student
     if spec.mode == "independent":
-        return Views(crop(1), student, one)
-    if spec.mode == "consistent":
-        return Views(student, student, one)
-    share = _uniform((), keys[2])
-    student = mixup(student, share)
-    return Views(student, student, share)
+        return seen(sizes[0], _TEACHER, _TEACHER_COLOUR), student
+    if _same_size(*sizes, parts):
+        return student, student
+    return seen(sizes[0], _STUDENT, _COLOUR), student
+
+
+def _cropped(x: Any, boxes: Boxes | None, size: Size | None) -> Any:
+    if x.shape.rank != 4 or (boxes is None and size in (None, _size(x))):
+        return x
+    if boxes is None:
+        boxes = full_boxes(tf.shape(x)[0])
+    return crop_and_resize(x, boxes, size or _size(x))
+
+
+def _share(samples: Any, key: Any, spec: ViewSpec) -> Any:
+    """Lambda of each sample, or that of the batch's first for all."""
+    if spec.mixup == "sample":
+        return uniform(samples, key, stream=_MIX, count=1)[0]
+    first = key[:, :1] if tf.convert_to_tensor(key).shape.rank == 2 else key
+    return uniform(samples[:1], first, stream=_MIX, count=1)[0, 0]
+
+
+def _mixed(x: Any, share: Any) -> Any:
+    if not x.dtype.is_floating:
+        raise ViewError(
+            "Mixup is a weighted mean: inputs that are no floats (token ids) have "
+            "none. Use ViewSpec(mode='consistent'). "
+            f"Received: an input of type {x.dtype.name}"
+        )
+    return mixup(x, share)
+
+
+def _as_floats(x: Any) -> Any:
+    """Images of bytes become float32; other inputs stay what they are."""
+    x = tf.convert_to_tensor(x)
+    if x.shape.rank == 4 and not x.dtype.is_floating:
+        return tf.cast(x, tf.float32)
+    return x
 
 
 def _size(images: Any) -> Any:
     """`(height, width)`: numbers where they are known, or else tensors."""
-    if not hasattr(images, "shape") or len(images.shape) != 4:
-        return None
     height, width = images.shape[1:3]
     if None in (height, width):
         return tuple(tf.unstack(tf.shape(images)[1:3]))
     return height, width
+
+
+def _same_size(teacher: Size | None, student: Size | None, parts: list[Any]) -> bool:
+    if teacher == student:
+        return True
+    if None not in (teacher, student):
+        return False
+    # One is given, the other network takes the images as they are.
+    given = teacher or student
+    known = [tuple(x.shape[1:3]) for x in parts if x.shape.rank == 4]
+    return all(size == given for size in known)
+
+
+def describe(spec: ViewSpec | ViewFunction) -> dict[str, Any]:
+    """The specification as plain data, for what is kept beside cached results.
+
+    Raises:
+        ViewError: a function, which cannot be described.
+    """
+    if isinstance(spec, ViewSpec):
+        return dataclasses.asdict(spec)
+    raise ViewError("A view function has no description: give a ViewSpec.")
