@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcompress.distill.checks import check_models, check_outputs, output_shapes
 from tfcompress.distill.extras import Extras
 from tfcompress.distill.features import FeatureMatch
 from tfcompress.distill.outputs import (
@@ -101,7 +102,7 @@ class Distiller(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         teachers = list(teacher) if isinstance(teacher, Sequence) else [teacher]
-        _check(student, teachers, temperature, label_weight)
+        check_models(student, teachers, temperature, label_weight)
         self.student = student
         self.views = views or ViewSpec()
         self.temperature = temperature
@@ -127,7 +128,7 @@ class Distiller(keras.Model):
             ),
             Reader(student, preprocess=student_preprocess, size=student_size),
         )
-        _check_classes(outputs, student, teachers, self._teachers)
+        check_outputs(outputs, student, teachers, self._teachers.kinds)
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self._tracking = tuple(
             OutputMetrics(
@@ -136,7 +137,7 @@ class Distiller(keras.Model):
                 classes=shape[-1],
                 temperature=temperature,
             )
-            for output, shape in zip(outputs, _output_shapes(student), strict=True)
+            for output, shape in zip(outputs, output_shapes(student), strict=True)
         )
         # Set by `fit`: decay of factorized layers, which the optimizer leaves to it.
         self.product_decay: Any = None
@@ -163,6 +164,16 @@ class Distiller(keras.Model):
     def teachers(self) -> tuple[keras.Model, ...]:
         """All teachers, as they were given."""
         return self._teachers.models
+
+    @property
+    def ensemble(self) -> str:
+        """How several teachers are combined."""
+        return self._teachers.ensemble
+
+    @property
+    def output_kinds(self) -> list[str]:
+        """What each output of the student is: one of `KINDS`."""
+        return [output.kind for output in self._heads]
 
     def compile(
         self,
@@ -348,72 +359,3 @@ class Distiller(keras.Model):
             if validation:
                 shown += part.update_top(values[0], values[1], values[3])
         return {metric.name: metric.result() for metric in shown}
-
-
-def _check(
-    student: keras.Model,
-    teachers: Sequence[keras.Model],
-    temperature: float,
-    label_weight: float,
-) -> None:
-    if not temperature > 0:
-        raise DistillationError(
-            f"temperature must be positive. Received: temperature={temperature}"
-        )
-    if label_weight < 0:
-        raise DistillationError(
-            f"label_weight must not be negative. Received: {label_weight}"
-        )
-    if not teachers:
-        raise DistillationError("Give at least one teacher.")
-    for role, model in (("student", student), *(("teacher", t) for t in teachers)):
-        if not model.built:
-            raise DistillationError(
-                f"The {role} '{model.name}' is not built: give it an Input layer or "
-                "call it once."
-            )
-
-
-def _output_shapes(model: keras.Model) -> list[Any]:
-    """Shape of each output, or of None where they are not known."""
-    outputs = getattr(model, "outputs", None)
-    return [tuple(x.shape) for x in outputs] if outputs else [(None, None)]
-
-
-def _check_classes(
-    outputs: Sequence[Any],
-    student: keras.Model,
-    teachers: Sequence[keras.Model],
-    readers: Teachers,
-) -> None:
-    own = _output_shapes(student)
-    for teacher, kinds in zip(teachers, readers.kinds, strict=True):
-        shapes = _output_shapes(teacher)
-        if len(shapes) != len(own):
-            raise DistillationError(
-                f"Teacher and student must have equally many outputs: the teacher "
-                f"'{teacher.name}' has {len(shapes)}, the student '{student.name}' "
-                f"{len(own)}."
-            )
-        parts = zip(outputs, kinds, shapes, own, strict=True)
-        for output, kind, theirs, ours in parts:
-            if len(theirs) != len(ours) or theirs[-1] != ours[-1]:
-                raise DistillationError(
-                    "Teacher and student must have the same classes: the teacher "
-                    f"'{teacher.name}' gives {theirs[-1]}, the student "
-                    f"'{student.name}' {ours[-1]}. Output '{output.name}': shapes "
-                    f"{theirs} and {ours}"
-                )
-            groups = [_family(k) for k in (kind, output.kind)]
-            if groups[0] != groups[1]:
-                raise DistillationError(
-                    f"Output '{output.name}' is of kind '{kind}' in the teacher and "
-                    f"'{output.kind}' in the student, which cannot be compared: say "
-                    "what they are by teacher_outputs and student_outputs."
-                )
-
-
-def _family(kind: str) -> str:
-    return {"probabilities": "logits", "binary_probabilities": "binary_logits"}.get(
-        kind, kind
-    )

@@ -38,6 +38,7 @@ def numbered(
     seed: int | None = 0,
     first_epoch: int = 0,
     epochs: int | None = None,
+    replay: int | None = None,
     drop_remainder: bool = True,
 ) -> tf.data.Dataset:
     """Endless batches of numbered samples, shuffled by a function of (seed, epoch).
@@ -52,6 +53,8 @@ def numbered(
         first_epoch: where to begin: a resumed training goes on with the order it would
             have had.
         epochs: how many; None: no end.
+        replay: begin anew after so many epochs, with the same orders and views, as
+            cached logits of so many epochs need it.
         drop_remainder: leave out a last batch that is not full.
 
     Returns:
@@ -89,7 +92,7 @@ def numbered(
         counted = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
 
     def one_epoch(epoch: Any) -> tf.data.Dataset:
-        epoch = tf.cast(epoch, tf.int32)
+        epoch = tf.cast(epoch, tf.int32) % (replay or 2**31 - 1)
         if source is not None:
             return _by_index(source, count, epoch, seed, batch_size, drop_remainder)
         shown = single.enumerate()

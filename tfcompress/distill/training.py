@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcompress.distill.checkpoint import Checkpoint, restore_checkpoint
 from tfcompress.distill.decay import ProductDecay
 from tfcompress.distill.losses import as_logits, kl_divergence, output_kind
 from tfcompress.distill.outputs import Output, label_loss, weighted_mean
@@ -166,6 +168,7 @@ def fit(
     progress: Progress | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     compile_options: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[float]]:
     """Compiles a trainer with the paper's optimizer and fits it.
 
@@ -183,6 +186,9 @@ def fit(
             done, epochs in all, figures).
         callbacks: further Keras callbacks.
         compile_options: further arguments of the trainer's `compile`.
+        checkpoint: a file that keeps the state of the training: where it exists, the
+            training goes on from there, to the same weights where `train` gives the
+            same batches in every run. It stays when the training is done.
 
     Returns:
         Figures by name, one value per epoch in which they were measured.
@@ -206,10 +212,16 @@ def fit(
     if isinstance(trainer, Supervised):
         options["metrics"] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
     trainer.compile(**options)
+    done, seen = 0, train.repeat()
+    if checkpoint is not None:
+        done = restore_checkpoint(trainer, checkpoint)
+        seen = seen.skip(done * steps_per_epoch)
+        callbacks = (*callbacks, Checkpoint(checkpoint))
     if progress is not None:
         callbacks = (*callbacks, _Report(progress))
     history = trainer.fit(
-        train.repeat(),
+        seen,
+        initial_epoch=done,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,

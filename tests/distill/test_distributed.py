@@ -1,0 +1,97 @@
+"""Two replicas, and two workers, give the weights of one device.
+
+Each case runs in processes of its own, for devices and clusters are set up once in a
+process: slow, but nothing less shows that gradients are scaled and clipped as a whole.
+"""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).with_name("distributed_script.py")
+
+
+def start(result, how, *options):
+    command = [sys.executable, str(SCRIPT), str(result), how, *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process, expected=0):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == expected, errors[-3000:]
+    return output
+
+
+def weights_of(path):
+    with np.load(path) as content:
+        return [content[name] for name in content.files]
+
+
+def ports(count=2):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return ":".join(str(one.getsockname()[1]) for one in sockets)
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def assert_equal(one, other, atol=2e-5):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "options", [("low_rank",), ("soap",), ("fit", "sgd")], ids="-".join
+)
+def test_two_replicas_give_the_weights_of_one_device(tmp_path, options):
+    found = []
+    for how in ("one", "two"):
+        finish(start(tmp_path / f"{how}.npz", how, *options))
+        found.append(weights_of(tmp_path / f"{how}.npz"))
+    # Few steps leave directions of SOAP's basis to rounding.
+    assert_equal(*found, atol=5e-3 if "soap" in options else 2e-5)
+
+
+def workers(tmp_path, name, *options, address=None):
+    address = address or ports()
+    return [
+        start(tmp_path / f"{name}{i}.npz", f"worker:{i}:{address}", *options)
+        for i in range(2)
+    ]
+
+
+def test_a_lost_worker_is_said_and_a_restart_goes_on(tmp_path):
+    finish(start(tmp_path / "one.npz", "one", "sgd"))
+    checkpoint = f"checkpoint={tmp_path / 'state.npz'}"
+    first, second = workers(tmp_path, "w", "sgd", checkpoint)
+    second.kill()
+    second.communicate()
+    first.kill()
+    first.communicate()
+    assert not (tmp_path / "w0.npz").exists()
+    # One dies of itself after two epochs; the other says so and stops.
+    address = ports()
+    first = start(tmp_path / "w0.npz", f"worker:0:{address}", "sgd", checkpoint)
+    second = start(
+        tmp_path / "w1.npz", f"worker:1:{address}", "sgd", checkpoint, "die=2"
+    )
+    output = finish(first, expected=7)
+    assert "Start all of them again: the training goes on from" in output
+    assert second.wait(timeout=60) == -9
+    again = workers(tmp_path, "w", "sgd", checkpoint)
+    shown = [finish(process) for process in again]
+    # Two epochs were done: only the last two are run.
+    assert [line.count('"done"') for line in shown] == [2, 2]
+    expected = weights_of(tmp_path / "one.npz")
+    for i in range(2):
+        assert_equal(expected[:-1], weights_of(tmp_path / f"w{i}.npz")[:-1])

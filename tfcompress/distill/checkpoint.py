@@ -1,0 +1,117 @@
+"""The state of a training in a file: a stopped run goes on to the same result."""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.errors import TfcompressError
+from tfcompress.files import write_with
+
+_EPOCH = "epoch"
+
+
+class CheckpointError(TfcompressError, ValueError):
+    """A checkpoint that cannot be read, or is of another training."""
+
+
+def state_of(trainer: keras.Model) -> dict[str, Any]:
+    """All variables that a training changes, by place and name.
+
+    Args:
+        trainer: compiled; its optimizer is built.
+    """
+    # Among the variables are the states of random generators: dropout goes on too.
+    variables = [*trainer.variables, *trainer.optimizer.variables]
+    metrics = {id(v) for metric in trainer.metrics for v in metric.variables}
+    found = {id(v): v for v in variables if id(v) not in metrics}
+    return {f"{i:05d} {v.path}": v for i, v in enumerate(found.values())}
+
+
+def save_checkpoint(trainer: keras.Model, path: str | Path, *, epoch: int) -> None:
+    """Writes the state of a training, all or nothing.
+
+    Args:
+        trainer: a compiled `Distiller`, `Supervised` or `Matching`.
+        path: the file, `.npz`.
+        epoch: how many epochs are done.
+    """
+    arrays = {name: np.asarray(v) for name, v in state_of(trainer).items()}
+    # NumPy has no bfloat16 of its own: as float32, exactly.
+    arrays = {
+        name: a if a.dtype.kind in "fiub" else a.astype(np.float32)
+        for name, a in arrays.items()
+    }
+    with write_with(Path(path)) as file:
+        np.savez(file, **{_EPOCH: np.asarray(epoch)}, **arrays)
+
+
+def restore_checkpoint(trainer: keras.Model, path: str | Path) -> int:
+    """Brings a trainer to the state in a file.
+
+    Args:
+        trainer: compiled, of the same networks and optimizer as the one saved.
+        path: the file; where there is none, nothing is changed.
+
+    Returns:
+        How many epochs are done: 0 where there is no file.
+
+    Raises:
+        CheckpointError: the file is broken, or of another training.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    if not trainer.optimizer.built:
+        trainer.optimizer.build(trainer.trainable_variables)
+    state = state_of(trainer)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"Cannot read the checkpoint '{path}': {error}. Delete it to begin anew."
+        ) from error
+    epoch = arrays.pop(_EPOCH, None)
+    # Names hold counters of Keras that differ from process to process.
+    found = list(arrays.values())
+    shapes = [tuple(v.shape) for v in state.values()]
+    if epoch is None or [a.shape for a in found] != shapes:
+        raise CheckpointError(
+            f"The checkpoint '{path}' is of another training: its variables are not "
+            "those of this one. Delete it, or go on with the same networks and "
+            f"optimizer. Received: {len(found)} arrays for {len(shapes)} variables"
+        )
+    for variable, array in zip(state.values(), found, strict=True):
+        variable.assign(array)
+    return int(epoch)
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the state of a training now and then, and at its end.
+
+    Args:
+        path: the file.
+        seconds: at least so long between two files.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, seconds: float = 60.0) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.seconds = seconds
+        self._last = 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._last = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        last = epoch + 1 == self.params["epochs"]
+        if last or time.monotonic() - self._last >= self.seconds:
+            save_checkpoint(self.model, self.path, epoch=epoch + 1)
+            self._last = time.monotonic()
