@@ -30,6 +30,9 @@ from tfcompress.recipe import Recipe
 from tfcompress.report import write_report
 from tfcompress.stages import Context, Stage
 
+# In an unfinished stage's folder: which stage it is of, with all that it depends on.
+_KEY = "stage.key"
+
 
 class Display(Protocol):
     """Shows where a run is (see `tfcompress.progress`)."""
@@ -119,9 +122,11 @@ def _run_stage(
 ) -> dict[str, Any]:
     partial = place.with_name(place.name + ".partial")
     for leftover in (partial, place):
-        if leftover.exists():
+        if leftover.exists() and not _is_of(leftover, key):
             shutil.rmtree(leftover)
-    partial.mkdir()
+    # What a stopped run of this very stage left is there for the stage to go on from.
+    partial.mkdir(exist_ok=True)
+    (partial / _KEY).write_text(key)
     seed = zlib.crc32(f"{recipe.seed}/{stage.name}".encode()) % 2**31
     _seed_everything(seed)
     started = time.perf_counter()
@@ -137,10 +142,17 @@ def _run_stage(
         "figures": figures,
         "seconds": round(seconds, 3),
     }
+    (partial / _KEY).unlink()
     write_atomically(partial / "result.json", json.dumps(result, indent=1))
     os.replace(partial, place)
     display.finish(stage.name, seconds)
     return result
+
+
+def _is_of(folder: Path, key: str) -> bool:
+    """Whether a folder holds the unfinished work of a stage with this key."""
+    file = folder / _KEY
+    return file.is_file() and file.read_text() == key
 
 
 def _finished(place: Path, key: str) -> dict[str, Any] | None:

@@ -212,11 +212,11 @@ def fit(
     if isinstance(trainer, Supervised):
         options["metrics"] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
     trainer.compile(**options)
-    done, seen = 0, train.repeat()
+    done, before, seen = 0, {}, train.repeat()
     if checkpoint is not None:
-        done = restore_checkpoint(trainer, checkpoint)
+        done, before = restore_checkpoint(trainer, checkpoint)
         seen = seen.skip(done * steps_per_epoch)
-        callbacks = (*callbacks, Checkpoint(checkpoint))
+        callbacks = (*callbacks, Checkpoint(checkpoint, history=before))
     if progress is not None:
         callbacks = (*callbacks, _Report(progress))
     history = trainer.fit(
@@ -230,10 +230,9 @@ def fit(
         shuffle=False,
         verbose=0,
     )
-    return {
-        key: [float(value) for value in values]
-        for key, values in history.history.items()
-    }
+    for key, values in history.history.items():
+        before.setdefault(key, []).extend(float(value) for value in values)
+    return before
 
 
 def _steps_per_execution(steps_per_epoch: int) -> int:

@@ -65,7 +65,7 @@ def fit_with_strategy(
         trainer = make_trainer()
         if not trainer.optimizer.built:
             trainer.optimizer.build(trainer.trainable_variables)
-    done = 0 if checkpoint is None else restore_checkpoint(trainer, checkpoint)
+    done = 0 if checkpoint is None else restore_checkpoint(trainer, checkpoint).epoch
     batches = strategy.distribute_datasets_from_function(
         lambda context: make_batches(context, done)
     )

@@ -26,7 +26,8 @@ class Context:
     """Where a stage runs.
 
     Attributes:
-        folder: an empty folder for the stage's artefacts.
+        folder: for the stage's artefacts; empty, or as a stopped run of the same stage
+            left it.
         data: the data set.
         seed: of this stage; the same seed gives the same artefacts.
         progress: called with (done, total, figures).

@@ -14,7 +14,7 @@ from tfcompress.stages.base import (
     load_model,
     model_figures,
 )
-from tfcompress.stages.training import DistillationTraining, schedule
+from tfcompress.stages.training import DistillationTraining, train_in
 
 if TYPE_CHECKING:
     from tfcompress.data import Dataset
@@ -44,7 +44,7 @@ class Distill(DistillationTraining):
             load_model(self.student.load, data)
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.distill import Distiller, evaluate, fit
+        from tfcompress.distill import Distiller, evaluate
 
         data = context.data
         teacher = load_model(inputs["teacher"], data)
@@ -60,17 +60,7 @@ class Distill(DistillationTraining):
         validation = data.batches("validation", 256)
         before = model_figures(teacher, data)
         before |= evaluate(teacher, validation, teacher=teacher)
-        train, epochs, steps = schedule(self, context, default_steps=3000)
-        history = fit(
-            distiller,
-            train,
-            validation,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            progress=context.progress,
-        )
+        history = train_in(self, context, distiller, validation, default_steps=3000)
         path = context.folder / "student.keras"
         student.save(path)
         after = model_figures(student, data)

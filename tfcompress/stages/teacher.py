@@ -15,7 +15,7 @@ from tfcompress.stages.base import (
     load_model,
     model_figures,
 )
-from tfcompress.stages.training import Training, schedule
+from tfcompress.stages.training import Training, train_in
 
 if TYPE_CHECKING:
     from tfcompress.data import Dataset
@@ -47,7 +47,7 @@ class Teacher(Training):
             load_model(self.network.load, data)
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.distill import Supervised, evaluate, fit
+        from tfcompress.distill import Supervised, evaluate
 
         data = context.data
         model = self.network.make(data, context.seed)
@@ -58,17 +58,7 @@ class Teacher(Training):
                 views=self.views.for_data(data.mirror_symmetric),
                 seed=context.seed,
             )
-            train, epochs, steps = schedule(self, context, default_steps=1000)
-            fit(
-                trainer,
-                train,
-                None,
-                epochs=epochs,
-                steps_per_epoch=steps,
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                progress=context.progress,
-            )
+            train_in(self, context, trainer, None, default_steps=1000)
         path = context.folder / "teacher.keras"
         model.save(path)
         after = model_figures(model, data) | evaluate(model, validation)

@@ -11,6 +11,7 @@ from tfcompress.errors import OptionError, RecipeError
 from tfcompress.stages.base import Context, Stage
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
 
 
@@ -75,6 +76,45 @@ def check_number(name: str, value: float, *, positive: bool = False) -> None:
     if not (math.isfinite(value) and value >= 0 and (value > 0 or not positive)):
         bound = "positive" if positive else "zero or positive"
         raise OptionError(f"{name} must be {bound}. Received: {value}")
+
+
+def train_in(
+    stage: Training,
+    context: Context,
+    trainer: keras.Model,
+    validation: tf.data.Dataset | None,
+    *,
+    default_steps: int,
+) -> dict[str, list[float]]:
+    """Trains as a stage says, going on where a stopped run of it was.
+
+    Args:
+        stage: the stage.
+        context: has the data, the seed and the folder.
+        trainer: a `Distiller` or `Supervised`.
+        validation: batches, or None.
+        default_steps: where the stage says neither steps nor epochs.
+
+    Returns:
+        Figures by name, one value per epoch; see `fit`.
+    """
+    from tfcompress.distill import fit
+
+    train, epochs, steps = schedule(stage, context, default_steps=default_steps)
+    checkpoint = context.folder / "checkpoint.npz"
+    history = fit(
+        trainer,
+        train,
+        validation,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        learning_rate=stage.learning_rate,
+        weight_decay=stage.weight_decay,
+        progress=context.progress,
+        checkpoint=checkpoint,
+    )
+    checkpoint.unlink()
+    return history
 
 
 def schedule(
