@@ -66,6 +66,24 @@ def test_the_teacher_does_not_run(net, some, tmp_path):
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("name", ["funmatch", "fix/rs"])
+def test_replayed_data_end_the_writing(net, some, tmp_path, name, epochs):
+    distiller = distiller_of(net, name)
+    data = numbered(*some, batch_size=16, replay=epochs)
+    counts = []
+    cache_logits(
+        distiller,
+        data,
+        tmp_path,
+        samples=48,
+        epochs=epochs,
+        progress=lambda done, total: counts.append((done, total)),
+    )
+    batches = 3 if name == "fix/rs" else 3 * epochs
+    assert counts[-1] == (batches, batches)
+
+
 def test_replays_begin_anew(net, some, tmp_path):
     distiller = distiller_of(net)
     data = numbered(*some, batch_size=16, replay=2)
@@ -180,6 +198,8 @@ def test_bad_caches(net, some, tmp_path):
     plain = tf.data.Dataset.from_tensor_slices(some).batch(16)
     with pytest.raises(CacheError, match=r"by numbered\(...\)"):
         cache_logits(distiller, plain, tmp_path / "x", samples=48)
+    with pytest.raises(CacheError, match="more than were said"):
+        cache_logits(distiller, data, tmp_path / "w", samples=40)
     with pytest.raises(CacheError, match="GB left"):
         cache_logits(distiller, data, tmp_path / "y", samples=48, epochs=10**12)
     with pytest.raises(CacheError, match="dtype must be"):

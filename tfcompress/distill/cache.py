@@ -107,6 +107,7 @@ def cache_logits(
     )
     per_epoch = None
     epoch, count = done, 0
+    seen = np.zeros(samples, bool)
     if done < identity["epochs"]:
         for batch in data:
             numbers = _samples_of(batch)
@@ -118,9 +119,17 @@ def cache_logits(
                 write_meta(folder, identity, done=place)
                 per_epoch = per_epoch or count
                 epoch = place
-            # Replayed data begin anew at epoch 0.
-            if place >= identity["epochs"] or place < epoch:
+                seen[:] = False
+            if int(np.max(numbers.sample)) >= samples:
+                raise CacheError(
+                    f"The data hold sample {int(np.max(numbers.sample))}: more than "
+                    f"were said. Received: samples={samples}"
+                )
+            # Replayed data begin anew: at epoch 0, and with samples that were seen.
+            again = place < epoch or seen[np.asarray(numbers.sample)].any()
+            if place >= identity["epochs"] or again:
                 break
+            seen[np.asarray(numbers.sample)] = True
             files.put(
                 np.asarray(numbers.epoch),
                 np.asarray(numbers.sample),

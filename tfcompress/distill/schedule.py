@@ -7,7 +7,10 @@ from typing import Any
 
 import keras
 
-from tfcompress.errors import OptionError
+from tfcompress.distill.soap import SOAP
+from tfcompress.errors import OptionError, nearest
+
+ALGORITHMS = ("adam", "soap")
 
 
 def make_optimizer(
@@ -17,9 +20,10 @@ def make_optimizer(
     weight_decay: float = 1e-4,
     warmup_steps: int | None = None,
     clip_norm: float = 1.0,
+    algorithm: str = "adam",
     undecayed: Sequence[Any] = (),
 ) -> keras.optimizers.Optimizer:
-    """Adam, cosine schedule with linear warm-up, decoupled decay, global clipping.
+    """Adam (or SOAP), cosine schedule with warm-up, decoupled decay, global clipping.
 
     Beyer et al. 2021, section 3. Their code subtracts `weight_decay * weight` times
     the schedule's factor in [0, 1]; Keras multiplies by the learning rate as well. So
@@ -32,6 +36,7 @@ def make_optimizer(
         weight_decay: as in the paper's Table 4.
         warmup_steps: steps of linear warm-up; 5 % of `steps` by default.
         clip_norm: largest global norm of the gradient.
+        algorithm: "adam", or "soap" (see `SOAP`).
         undecayed: further variables that do not decay.
 
     Returns:
@@ -46,6 +51,10 @@ def make_optimizer(
             f"negative. Received: steps={steps}, learning_rate={learning_rate}, "
             f"weight_decay={weight_decay}, clip_norm={clip_norm}"
         )
+    if algorithm not in ALGORITHMS:
+        raise OptionError(
+            f"No algorithm '{algorithm}'; {nearest(algorithm, ALGORITHMS)}"
+        )
     warmup = max(steps // 20, 1) if warmup_steps is None else warmup_steps
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
@@ -53,7 +62,8 @@ def make_optimizer(
         warmup_target=learning_rate,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.AdamW(
+    make = keras.optimizers.AdamW if algorithm == "adam" else SOAP
+    optimizer = make(
         schedule,
         weight_decay=weight_decay / learning_rate,
         global_clipnorm=clip_norm,
