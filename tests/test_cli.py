@@ -117,6 +117,7 @@ def test_compress_and_distill(cli, model, tmp_path):
     code, out, err = cli(
         *("distill", smaller, "--data", "digits", "-o", student),
         *("--student-depth", "8", "--student-width", "4", "--steps", "2"),
+        *("--preset", "food101/100", "--algorithm", "soap", "--batch-size", "64"),
     )
     assert code == 0, err
     assert keras.models.load_model(student).output_shape == (None, 10)

@@ -38,6 +38,18 @@ def test_round_trip_through_plain_data():
     assert again.digest() == recipe.digest()
 
 
+def test_a_preset_fills_in_what_is_not_said():
+    options = {"preset": "oxford_flowers102/1000", "weight_decay": 0.5}
+    data = minimal(stages=[{"teacher": {}}, {"distill": options}])
+    stage = parse_recipe(data).stages[1]
+    assert (stage.epochs, stage.temperature, stage.batch_size) == (1000, 10.0, 512)
+    assert (stage.learning_rate, stage.weight_decay) == (3e-3, 0.5)
+    assert (stage.views.mode, stage.views.crop) == ("function_matching", "inception")
+    options["steps"] = 10
+    shorter = parse_recipe(data).stages[1]
+    assert (shorter.steps, shorter.epochs) == (10, None)
+
+
 def test_every_field_changes_the_digest():
     recipe = parse_recipe(minimal())
     for change in ({"seed": 1}, {"name": "other"}, {"dataset": "fashion_mnist"}):
@@ -78,6 +90,26 @@ def test_every_field_changes_the_digest():
         (
             {"stages": [{"teacher": {}}, {"export_tflite": {"quantization": ["i8"]}}]},
             "No quantization 'i8'",
+        ),
+        (
+            {"stages": [{"teacher": {}}, {"distill": {"loss": "kll"}}]},
+            "No loss 'kll'; did you mean 'kl'?",
+        ),
+        (
+            {"stages": [{"teacher": {}}, {"distill": {"algorithm": "soup"}}]},
+            "did you mean 'soap'?",
+        ),
+        (
+            {"stages": [{"teacher": {}}, {"distill": {"warmup_steps": -1}}]},
+            "warmup_steps must be at least 0",
+        ),
+        (
+            {"stages": [{"teacher": {}}, {"distill": {"preset": "food101/10"}}]},
+            "distill.preset: No run 'food101/10'; did you mean 'food101/100'?",
+        ),
+        (
+            {"stages": [{"teacher": {"preset": "food101/100"}}]},
+            "teacher.preset: Stage 'teacher' has no presets",
         ),
     ],
 )

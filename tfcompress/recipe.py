@@ -145,6 +145,26 @@ def parse(cls: type, data: Any, where: str) -> Any:
         raise RecipeError(f"{where}: {error}") from error
 
 
+def parse_stage(cls: type[Stage], options: Any) -> Stage:
+    """A stage from plain data; the key "preset" stands for options of that name.
+
+    Args:
+        cls: the stage.
+        options: a mapping, or None; what it says goes before what its preset says.
+
+    Raises:
+        RecipeError: see `parse`; or no such preset.
+    """
+    if isinstance(options, Mapping) and "preset" in options:
+        given = {key: value for key, value in options.items() if key != "preset"}
+        name = str(options["preset"])
+        try:
+            options = cls.with_preset(name, given)
+        except TfcompressError as error:
+            raise RecipeError(f"{cls.name}.preset: {error}") from error
+    return parse(cls, options, cls.name)
+
+
 def nested_dataclass(hint: Any) -> type | None:
     """The dataclass in a field's type (also in "X or None"), or None."""
     parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -183,7 +203,7 @@ def _stages(data: Any) -> tuple[Stage, ...]:
             raise RecipeError(f"No stage '{name}'; {nearest(str(name), STAGES)}")
         if any(stage.name == name for stage in stages):
             raise RecipeError(f"Stage '{name}' stands twice in the recipe.")
-        stage = parse(STAGES[name], options, name)
+        stage = parse_stage(STAGES[name], options)
         for artefact in stage.needs:
             if artefact not in have:
                 raise RecipeError(

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.distill import make_optimizer
+from tfcompress.distill import PAPER_RUNS, SOAP, make_optimizer, paper_run
+from tfcompress.errors import OptionError
 
 
 def rate_at(optimizer, step):
@@ -95,3 +96,46 @@ def test_arguments_out_of_range(options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"Received: .*{name}={value}"):
         make_optimizer(**{"steps": 10, **options})
+
+
+def test_soap_has_the_same_schedule_and_decay():
+    adam, soap = (
+        make_optimizer(steps=100, learning_rate=0.02, algorithm=name)
+        for name in ("adam", "soap")
+    )
+    assert isinstance(soap, SOAP)
+    for step in (0, 3, 50, 100):
+        assert rate_at(soap, step) == pytest.approx(rate_at(adam, step))
+    assert soap.weight_decay == adam.weight_decay
+    assert soap.global_clipnorm == adam.global_clipnorm
+    bias = keras.Variable(np.ones(3, "float32"), name="bias")
+    kernel = keras.Variable(np.ones((3, 3), "float32"), name="kernel")
+    for optimizer in (adam, soap):
+        optimizer.build([kernel, bias])
+        assert optimizer._use_weight_decay(kernel)
+        assert not optimizer._use_weight_decay(bias)
+    with pytest.raises(OptionError, match="did you mean 'soap'"):
+        make_optimizer(steps=1, algorithm="sop")
+
+
+@pytest.mark.parametrize("name", sorted(PAPER_RUNS))
+def test_runs_of_the_paper(name):
+    run = paper_run(name)
+    samples = 3 * run.batch_size + 1
+    optimizer = run.optimizer(samples=samples)
+    steps = 3 * run.epochs
+    warmup = min(run.warmup_steps, steps // 2)
+    assert rate_at(optimizer, warmup) == pytest.approx(run.learning_rate)
+    assert rate_at(optimizer, steps) == pytest.approx(0.0, abs=1e-8)
+    decay = optimizer.weight_decay * run.learning_rate
+    assert decay == pytest.approx(run.weight_decay)
+    assert name == f"{run.dataset}/{run.epochs}"
+    assert run.views.mode == "function_matching"
+    assert 0.0 < run.accuracy < 100.0 > run.teacher_accuracy > 0.0
+
+
+def test_runs_the_paper_has_not():
+    with pytest.raises(OptionError, match="did you mean 'food101/100'"):
+        paper_run("food101/10")
+    with pytest.raises(OptionError, match="not one batch of 512"):
+        paper_run("food101/100").optimizer(samples=511)

@@ -144,6 +144,8 @@ def _command(cls: type[Stage], subject: str, what: str) -> Callable[..., None]:
     add("image_size", str | None, "Resize images: HEIGHT,WIDTH in pixels.", None)
     add("pixel_range", str, "What the model takes for black and white.", "0,1")
     add("seed", int, "Of everything random.", 0)
+    if cls is Distill:
+        add("preset", str | None, "A run of the paper: oxford_flowers102/1000.", None)
     own = list(flags(cls))
     for name, hint in own:
         default = _default(cls(), name)
@@ -163,9 +165,10 @@ def _command(cls: type[Stage], subject: str, what: str) -> Callable[..., None]:
 
 
 def _run(cls: type[Stage], given: dict[str, Any], subject: str) -> None:
-    from tfcompress.recipe import parse
+    from tfcompress.recipe import parse_stage
 
-    stage = parse(cls, _nested(cls, given), cls.name)
+    preset = {"preset": given["preset"]} if given.get("preset") else {}
+    stage = parse_stage(cls, _nested(cls, given) | preset)
     output: Path = given["output"]
     if output.exists() and output.samefile(given[subject]):
         raise TfcompressError(

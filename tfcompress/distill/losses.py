@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcompress.distill.spec import LOSS_NAMES
+
 # Probabilities below this carry no gradient that float32 could hold.
 _SMALLEST = 1e-12
 
@@ -161,14 +163,20 @@ def squared_error(teacher: Any, student: Any, temperature: float = 1.0) -> Any:
 
 
 # By name; each takes (teacher, student, temperature) and gives one value per sample.
-LOSSES: dict[str, OutputLoss] = {
-    "kl": kl_divergence,
-    "reverse_kl": reverse_kl_divergence,
-    "js": js_divergence,
-    "hard": hard_divergence,
-    "logits": logit_error,
-    "squared_error": squared_error,
-}
+LOSSES: dict[str, OutputLoss] = dict(
+    zip(
+        LOSS_NAMES,
+        (
+            kl_divergence,
+            reverse_kl_divergence,
+            js_divergence,
+            hard_divergence,
+            logit_error,
+            squared_error,
+        ),
+        strict=True,
+    )
+)
 
 
 def _log_softmax(teacher: Any, student: Any, temperature: float) -> tuple[Any, Any]:

@@ -8,9 +8,8 @@ from typing import Any
 import keras
 
 from tfcompress.distill.soap import SOAP
+from tfcompress.distill.spec import ALGORITHMS
 from tfcompress.errors import OptionError, nearest
-
-ALGORITHMS = ("adam", "soap")
 
 
 def make_optimizer(

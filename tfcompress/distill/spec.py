@@ -10,6 +10,9 @@ MODES = ("fixed", "independent", "consistent", "function_matching")
 CROPS = ("none", "mild", "random", "inception")
 TEACHER_VIEWS = ("whole", "central", "ensemble")
 MIXUPS = ("batch", "sample")
+# Of losses and optimizers, here where no TensorFlow is imported.
+LOSS_NAMES = ("kl", "reverse_kl", "js", "hard", "logits", "squared_error")
+ALGORITHMS = ("adam", "soap")
 
 
 class ViewError(TfcompressError, ValueError):

@@ -164,6 +164,7 @@ def fit(
     learning_rate: float = 3e-3,
     weight_decay: float = 1e-4,
     warmup_steps: int | None = None,
+    algorithm: str = "adam",
     jit_compile: Any = "auto",
     progress: Progress | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -178,7 +179,7 @@ def fit(
         validation: batches, or None.
         epochs: number of epochs.
         steps_per_epoch: steps of each.
-        learning_rate, warmup_steps: see `make_optimizer`.
+        learning_rate, warmup_steps, algorithm: see `make_optimizer`.
         weight_decay: see `make_optimizer`; of factorized layers it is the product
             that decays, see `ProductDecay`.
         jit_compile: as in `keras.Model.compile`.
@@ -200,6 +201,7 @@ def fit(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
+        algorithm=algorithm,
         undecayed=decay.factors(),
     )
     trainer.product_decay = decay if decay.layers and weight_decay else None

@@ -62,6 +62,19 @@ class Stage:
     needs: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def with_preset(cls, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe's options, with what a preset says where they say nothing.
+
+        Args:
+            name: of the preset.
+            given: the options without it.
+
+        Raises:
+            OptionError: no such preset.
+        """
+        raise OptionError(f"Stage '{cls.name}' has no presets. Received: '{name}'")
+
     def sources(self) -> tuple[Path, ...]:
         """Files from outside the run that the stage reads."""
         return ()

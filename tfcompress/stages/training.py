@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfcompress.distill.spec import ViewSpec
 from tfcompress.errors import OptionError, RecipeError
@@ -85,6 +85,7 @@ def train_in(
     validation: tf.data.Dataset | None,
     *,
     default_steps: int,
+    **options: Any,
 ) -> dict[str, list[float]]:
     """Trains as a stage says, going on where a stopped run of it was.
 
@@ -94,6 +95,7 @@ def train_in(
         trainer: a `Distiller` or `Supervised`.
         validation: batches, or None.
         default_steps: where the stage says neither steps nor epochs.
+        options: further arguments of `fit`.
 
     Returns:
         Figures by name, one value per epoch; see `fit`.
@@ -112,6 +114,7 @@ def train_in(
         weight_decay=stage.weight_decay,
         progress=context.progress,
         checkpoint=checkpoint,
+        **options,
     )
     checkpoint.unlink()
     return history
