@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--backwards", action="store_true", help="start from the end")
     arguments = parser.parse_args()
     keys = list(itertools.product(NETWORKS, BUDGETS, range(arguments.seeds)))
     name = "data_aware" + ("" if arguments.size == "small" else "_full")
@@ -110,7 +111,7 @@ def main() -> None:
         return {"network": network, "budget": budget, **found}
 
     if not arguments.report:
-        cells.run(keys, run)
+        cells.run(keys[::-1] if arguments.backwards else keys, run)
     write_table(name, summarize(cells.found, keys))
 
 

@@ -1,7 +1,8 @@
 """How does tfcompress do against its peers, over MACs and over measured latency?
 
-    python -m benchmarks.peers              # about two hours, two cores
-    python -m benchmarks.peers --size full  # the realistic version
+    python -m benchmarks.peers                   # about two hours, two cores
+    python -m benchmarks.peers --networks vgg    # beside another process
+    python -m benchmarks.peers --size full       # the realistic version
 
 Every cell compresses one network trained on Fashion-MNIST to one share of its MACs by
 one method and fine-tunes it for the same number of epochs on the same views. Accuracy,
@@ -233,6 +234,7 @@ def plot(cells: dict[str, dict[str, Any]], keys: list[tuple], path: Path) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sorted(EPOCHS), default="small")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, help="start no cell after")
     parser.add_argument("--report", action="store_true", help="run nothing")
@@ -254,7 +256,8 @@ def main() -> None:
         return run_cell(*key, size=arguments.size, gzip_bytes=ours.get("gzip_bytes"))
 
     if not arguments.report:
-        cells.run(keys, run, minutes=arguments.minutes)
+        some = [key for key in keys if key[0] in arguments.networks]
+        cells.run(some, run, minutes=arguments.minutes)
     write_table(name, summarize(cells.found, keys))
     plot(cells.found, keys, RESULTS / f"{name}.png")
 
