@@ -58,8 +58,7 @@ def test_two_replicas_give_the_weights_of_one_device(tmp_path, options):
     for how in ("one", "two"):
         finish(start(tmp_path / f"{how}.npz", how, *options))
         found.append(weights_of(tmp_path / f"{how}.npz"))
-    # Few steps leave directions of SOAP's basis to rounding.
-    assert_equal(*found, atol=5e-3 if "soap" in options else 2e-5)
+    assert_equal(*found)
 
 
 def workers(tmp_path, name, *options, address=None):

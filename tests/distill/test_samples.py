@@ -44,6 +44,16 @@ def test_numbers_belong_to_their_samples(kind):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("given_seed", [0, 1])
+def test_the_order_is_not_that_of_the_global_seed(given_seed):
+    single = tf.data.Dataset.from_tensor_slices((X, Y))
+    before = seen(numbered(single, batch_size=4, epochs=2, seed=5))
+    tf.random.set_seed(given_seed)
+    after = seen(numbered(single, batch_size=4, epochs=2, seed=5))
+    for one, two in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one[1], two[1])
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 5), st.booleans())
 def test_a_resumed_run_goes_on_with_the_same_order(seed, epoch, arrays):

@@ -26,6 +26,8 @@ from tfcompress.distill.updates import apply_gradients
 from tfcompress.distill.views import ViewFunction, ViewSpec, make_views
 from tfcompress.surgery import recalibrate_batch_norm
 
+_NOT_SAVED = ("teacher", "teachers")
+
 
 class Distiller(keras.Model):
     """Trains a student to match a teacher on consistent views.
@@ -154,6 +156,10 @@ class Distiller(keras.Model):
     @property
     def _reader(self) -> Reader:
         return self._parts[2]
+
+    def __dir__(self) -> list[str]:
+        # Keras saves the weights of every model that it finds here.
+        return [name for name in super().__dir__() if name not in _NOT_SAVED]
 
     @property
     def teacher(self) -> keras.Model:

@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from tfcompress.errors import TfcompressError
 
+# The seed of graphs where none is set, as in TensorFlow.
+_GRAPH_SEED = 87654321
+
 
 class Samples(NamedTuple):
     """Inputs with their numbers; stands where a trainer expects inputs.
@@ -101,6 +104,10 @@ def numbered(
             draw = tf.random.stateless_uniform(
                 (), (seed, epoch), 0, 2**31 - 1, tf.int32, alg="philox"
             )
+            # Of this graph: `tf.random.set_seed` elsewhere must not change the order,
+            # and with a seed of 0 it fails.
+            if not tf.executing_eagerly():
+                tf.compat.v1.set_random_seed(_GRAPH_SEED)
             shown = shown.shuffle(
                 count, seed=tf.cast(draw, tf.int64), reshuffle_each_iteration=False
             )
