@@ -98,6 +98,17 @@ def test_export_bench(cli, model, tmp_path):
     assert code == 0
     assert set(found) == {"a.tflite", "b.tflite"}
     assert all(one["median_ms"] > 0 for one in found.values())
+    code, out, _ = cli("inspect", files[1])
+    assert code == 0
+    assert "labels: ['0', '1'" in out and "contents: as exported" in out
+    assert "CONV_2D(INT8, INT8, INT32)" in out
+    code, out, _ = cli("inspect", files[0], "--json")
+    assert json.loads(out)["metadata"]["quantization"] == "float32"
+    code, out, _ = cli("evaluate", files[1], "--data", "digits", "--reference", model)
+    assert code == 0
+    assert "samples: 359" in out and "relative error" in out and "stem" in out
+    code, out, _ = cli("evaluate", files[0], "--data", "digits", "--json")
+    assert json.loads(out)["layers"] == [] and json.loads(out)["samples"] == 359
 
 
 def test_compress_and_distill(cli, model, tmp_path):
@@ -177,7 +188,12 @@ def test_bad_inputs(cli, model, tmp_path):
         ("export", text, "-o", new): "not a Keras model",
         ("export", model, "-o", new, "--quantization", "int9"): "'int8'",
         ("export", model, "-o", new, "--quantization", "int8"): "--data",
+        ("export", model, "-o", new, "--quantization", "16x8"): "--data",
+        ("export", model, "-o", new, "--allow", "flexx"): "any of",
         ("bench", text): "text.keras",
+        ("inspect", text): "not a TFLite model",
+        ("evaluate", text, "--data", "digits"): "not a TFLite model",
+        ("evaluate", text, "--data", "digits", "--split", "tst"): "--split",
         ("data", "import-idx", tmp_path, "--name", "x", "--data-dir", tmp_path): "IDX",
     }
     for arguments, words in calls.items():

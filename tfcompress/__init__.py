@@ -34,6 +34,7 @@ _NAMES = {
     "expand": "surgery",
     "export_tflite": "deploy",
     "factorize": "surgery",
+    "inspect_tflite": "deploy",
     "layer_specs": "cost",
     "load_dataset": "data",
     "measure_sensitivity": "sensitivity",

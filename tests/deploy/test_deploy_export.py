@@ -1,20 +1,31 @@
 """Export: the written file computes what the Keras model computes."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+import tfcompress
 from tfcompress.deploy import (
     CalibrationError,
     ExportError,
+    ModelFileError,
     TFLiteModel,
     export_tflite,
+    inspect_tflite,
 )
-from tfcompress.deploy import export as export_module
-from tfcompress.deploy.flatbuffer import KERNEL_OPS, float_kernel_ops, read_ops
+from tfcompress.deploy.flatbuffer import (
+    KERNEL_OPS,
+    float_ops,
+    read_ops,
+    stored_bytes,
+)
 from tfcompress.deploy.interface import describe
+from tfcompress.deploy.metadata import model_hash
+from tfcompress.deploy.verify import verify
 
 L = keras.layers
 
@@ -183,7 +194,7 @@ def test_int8_is_integer_throughout_and_close(build, io_dtype, tmp_path):
         io_dtype=io_dtype,
     )
     ops = read_ops(path.read_bytes())
-    assert any(op.name in KERNEL_OPS for op in ops) and not float_kernel_ops(ops)
+    assert any(op.name in KERNEL_OPS for op in ops) and not float_ops(ops)
     file = TFLiteModel(path)
     assert {info.dtype for info in (*file.inputs, *file.outputs)} == {io_dtype}
     got = keras.tree.flatten(file.predict(inputs, batch_size=5))
@@ -264,12 +275,19 @@ def test_unwritable_path_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [file] and file.read_text() == "kept"
 
 
+class Orthogonal(L.Layer):
+    def call(self, x):
+        return keras.ops.qr(x)[0]
+
+
 def test_failure_keeps_the_older_file(tmp_path):
     image = keras.Input((4, 4), name="image")
-    model = keras.Model(image, keras.ops.qr(image)[0])
+    model = keras.Model(image, Orthogonal(name="to_q")(L.Dense(4)(image)))
     path = tmp_path / "m.tflite"
     path.write_text("older")
-    with pytest.raises(ExportError, match="no built-in operation for Qr") as caught:
+    with pytest.raises(
+        ExportError, match=r"no built-in operation for Qr \(in the layer 'to_q'\)"
+    ) as caught:
         export_tflite(model, path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "older"
@@ -279,7 +297,13 @@ def test_verification_names_float_operations(tmp_path):
     model = functional()
     path = export_tflite(model, tmp_path / "m.tflite")
     with pytest.raises(ExportError, match=r"CONV_2D\(FLOAT32"):
-        export_module._verify(path, path, describe(model), "int8")
+        verify(
+            path,
+            name="m",
+            model=model,
+            interface=describe(model),
+            quantization="int8",
+        )
 
 
 def test_input_shapes_fix_the_batch_and_rename(tmp_path):
@@ -338,3 +362,125 @@ def test_half_precision_is_named_as_the_reason(tmp_path):
     with pytest.raises(ExportError, match="'float32' dtype policy"):
         export_tflite(model, tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("quantization", "tolerance", "stored", "share"),
+    [("weight_int8", 0.02, "INT8", 0.4), ("weight_int4", 0.5, "INT4", 0.25)],
+)
+def test_weights_alone_are_small_and_computed_with_in_float(
+    quantization, tolerance, stored, share, tmp_path
+):
+    model = shaken(functional)
+    inputs = feeds(model)
+    path = export_tflite(model, tmp_path / "m.tflite", quantization=quantization)
+    expected = np.array(model(inputs, training=False))
+    got = TFLiteModel(path).predict(inputs)
+    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+    content = path.read_bytes()
+    full = export_tflite(model, tmp_path / "full.tflite").read_bytes()
+    sizes = [sum(stored_bytes(c).values()) for c in (content, full)]
+    assert sizes[0] < share * sizes[1] and stored in stored_bytes(content)
+    assert all(
+        "FLOAT32" in op.results for op in read_ops(content) if op.name in KERNEL_OPS
+    )
+
+
+@pytest.mark.parametrize("io_dtype", ["float32", "int16"])
+@pytest.mark.parametrize("build", BUILDERS)
+def test_wide_activations_are_integer_and_closer(build, io_dtype, tmp_path):
+    model = shaken(build)
+    inputs = feeds(model, 32)
+    path = export_tflite(
+        model,
+        tmp_path / "m.tflite",
+        quantization="16x8",
+        calibration=[inputs],
+        io_dtype=io_dtype,
+    )
+    ops = read_ops(path.read_bytes())
+    assert not float_ops(ops, wide=True)
+    assert all("INT16" in op.operands for op in ops if op.name in KERNEL_OPS)
+    file = TFLiteModel(path)
+    assert {info.dtype for info in (*file.inputs, *file.outputs)} == {io_dtype}
+    got = keras.tree.flatten(file.predict(inputs, batch_size=5))
+    expected = model(inputs, training=False)
+    if build is two_outputs:
+        expected = dict(zip(["zeta", "alpha"], expected, strict=True))
+    for a, b in zip(keras.tree.flatten(expected), got, strict=True):
+        assert np.abs(a - b).max() <= 0.02 * np.abs(a).max()
+
+
+def test_float_operations_are_allowed_where_said(tmp_path):
+    image = keras.Input((12, 12, 3), name="image")
+    x = L.Conv2D(4, 3)(image)
+    model = keras.Model(image, L.Dense(3, name="last")(L.Flatten()(Gamma("own")(x))))
+    options = {"quantization": "int8", "calibration": np.abs(images(8)) + 1}
+    with pytest.raises(ExportError, match=r"FULLY_CONNECTED\(FLOAT32") as caught:
+        export_tflite(model, tmp_path / "m.tflite", **options)
+    assert "'own'" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    path = export_tflite(model, tmp_path / "m.tflite", allow=("float",), **options)
+    assert float_ops(read_ops(path.read_bytes()))
+    with pytest.raises(ExportError, match="Received: 'float'"):
+        export_tflite(model, tmp_path / "m.tflite", allow="float", **options)
+
+
+class Gamma(L.Layer):
+    """Converts, but not to integers."""
+
+    def __init__(self, name):
+        super().__init__(name=name)
+
+    def call(self, x):
+        return tf.math.lgamma(tf.abs(x) + 1.0)
+
+
+def test_flex_operations_are_allowed_where_said(tmp_path):
+    image = keras.Input((4, 4), name="image")
+    model = keras.Model(image, Orthogonal(name="to_q")(image))
+    path = export_tflite(model, tmp_path / "m.tflite", allow=("flex",))
+    assert [op.name for op in read_ops(path.read_bytes()) if op.custom] == ["FlexQr"]
+
+
+def test_nothing_quantized_is_an_error(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+    with pytest.raises(ExportError, match="holds no INT8 weights"):
+        export_tflite(model, tmp_path / "m.tflite", quantization="dynamic")
+
+
+def test_metadata_are_read_again_and_changes_are_seen(tmp_path):
+    model = shaken(functional)
+    given = {
+        "labels": ["Trouser", "Größe"],
+        "normalization": {"range": [0.0, 1.0]},
+    }
+    path = export_tflite(model, tmp_path / "m.tflite", metadata=given)
+    found = inspect_tflite(path)
+    assert found.metadata | given == found.metadata
+    assert found.metadata["tfcompress"] == tfcompress.__version__
+    assert found.metadata["model_sha256"] == model_hash(model)
+    assert found.metadata["quantization"] == "float32"
+    assert found.intact and "contents: as exported" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["metadata"] == found.metadata
+    assert found.ops["CONV_2D(FLOAT32, FLOAT32, FLOAT32)"] == 2
+    content = bytearray(path.read_bytes())
+    # As it lies in the file: output channels first.
+    place = content.index(np.asarray(model.layers[-1].kernel).T.tobytes())
+    content[place : place + 4] = np.float32(9.0).tobytes()
+    path.write_bytes(content)
+    assert not inspect_tflite(path).intact
+    assert "CHANGED" in str(inspect_tflite(path))
+    with pytest.raises(ExportError, match="plain data"):
+        export_tflite(model, path, metadata={"labels": {1, 2}})
+
+
+def test_files_of_others_are_inspected_too(tmp_path):
+    content = tf.lite.TFLiteConverter.from_keras_model(functional()).convert()
+    (tmp_path / "m.tflite").write_bytes(content)
+    found = inspect_tflite(tmp_path / "m.tflite")
+    assert found.metadata is None and found.intact is None
+    assert "no metadata of tfcompress" in str(found)
+    (tmp_path / "m.tflite").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelFileError, match="Received: "):
+        inspect_tflite(tmp_path / "m.tflite")

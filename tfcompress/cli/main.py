@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from tfcompress.cli.common import Json, numbers, print_table
 from tfcompress.errors import TfcompressError
 
 app = typer.Typer(
@@ -24,18 +25,6 @@ app.add_typer(data_app, name="data")
 
 # What typer ends with after Ctrl-C.
 _INTERRUPTED = 130
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Data = Annotated[
-    str, typer.Option("--data", help="Data set name, image folder or IDX folder.")
-]
-ImageSize = Annotated[
-    str | None, typer.Option(help="Resize images: HEIGHT,WIDTH in pixels.")
-]
-PixelRange = Annotated[
-    str, typer.Option(help="What the model takes for black and white: LOW,HIGH.")
-]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
 def main() -> None:
@@ -142,96 +131,6 @@ def plan(
         typer.echo(note)
 
 
-@app.command()
-def export(
-    model: Annotated[Path, typer.Argument(help="A .keras file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A .tflite file.")],
-    quantization: Annotated[
-        str, typer.Option(help="float32, float16, dynamic, int8.")
-    ] = "float32",
-    data: Annotated[
-        str | None, typer.Option("--data", help="Calibration data for int8.")
-    ] = None,
-    calibration: Annotated[int, typer.Option(help="Calibration images.")] = 256,
-    io_dtype: Annotated[
-        str, typer.Option(help="Inputs and outputs of int8: float32, int8.")
-    ] = "float32",
-    image_size: ImageSize = None,
-    pixel_range: PixelRange = "0,1",
-    seed: Seed = 0,
-) -> None:
-    """Write a model as .tflite, and check the file."""
-    from tfcompress.stages import load_model
-    from tfcompress.stages.export_tflite import ExportTFLite
-
-    # Its checks of the options, before TensorFlow is imported.
-    ExportTFLite(
-        quantization=(quantization,), calibration=calibration, io_dtype=io_dtype
-    )
-    from tfcompress.cli.quiet import quiet_stderr
-
-    with quiet_stderr():
-        images = None
-        found = None
-        if quantization == "int8":
-            if data is None:
-                raise TfcompressError(
-                    "int8 needs images to calibrate with: give --data."
-                )
-            found = open_data(data, image_size, pixel_range)
-            images = found.calibration(calibration, seed=seed)
-        network = load_model(model, found)
-        from tfcompress.deploy import export_tflite
-
-        path = export_tflite(
-            network,
-            output,
-            quantization=quantization,
-            calibration=images,
-            io_dtype=io_dtype,
-        )
-    typer.echo(f"{path}: {path.stat().st_size:,} bytes")
-
-
-@app.command()
-def bench(
-    files: Annotated[list[Path], typer.Argument(help="One or more .tflite files.")],
-    runs: Annotated[int, typer.Option(help="Timed samples per file.")] = 100,
-    warmup: Annotated[int, typer.Option(help="Untimed runs per file.")] = 20,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Time .tflite files, all in turn, so that drift hits all alike."""
-    if runs < 1 or warmup < 0 or threads < 1:
-        raise TfcompressError("runs and threads must be positive, warmup not negative.")
-    from tfcompress.cli.quiet import quiet_stderr
-
-    with quiet_stderr():
-        from tfcompress.deploy import measure_latency
-
-        found = measure_latency(
-            files, runs=runs, warmup=warmup, num_threads=threads, seed=seed
-        )
-    if as_json:
-        typer.echo(json.dumps({k: v.to_dict() for k, v in found.items()}, indent=1))
-        return
-    first = next(iter(found.values())).median_ms
-    table = [["file", "median, ms", "quartiles", "p90", "cold", "relative"]]
-    for name, one in found.items():
-        table.append(
-            [
-                name,
-                f"{one.median_ms:.3f}",
-                f"{one.q1_ms:.3f} to {one.q3_ms:.3f}",
-                f"{one.p90_ms:.3f}",
-                f"{one.cold_ms:.3f}",
-                f"{one.median_ms / first:.2f}",
-            ]
-        )
-    print_table(table)
-
-
 @data_app.command("import-idx")
 def import_idx(
     folder: Annotated[Path, typer.Argument(help="Folder with IDX files.")],
@@ -253,63 +152,13 @@ def import_idx(
     typer.echo(f"{path}: use it as 'dataset: {name}'")
 
 
-def numbers(text: str | None, kind: type, flag: str) -> tuple[Any, ...] | None:
-    """Comma-separated numbers of a flag.
-
-    Raises:
-        TfcompressError: not numbers.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise TfcompressError(
-            f"{flag} takes numbers separated by commas. Received: {text}"
-        ) from error
-
-
-def open_data(data: str, image_size: str | None, pixel_range: str) -> Any:
-    """The data set that `--data` names: a name, an image folder or an IDX folder."""
-    from tfcompress.data import DatasetSpec, load_dataset
-
-    options: dict[str, Any] = {"pixel_range": numbers(pixel_range, float, "range")}
-    if image_size is not None:
-        options["image_size"] = numbers(image_size, int, "--image-size")
-    place = Path(data)
-    if place.is_dir():
-        idx = any(place.glob("*-ubyte*"))
-        options["idx" if idx else "folder"] = data
-    else:
-        options["name"] = data
-    return load_dataset(DatasetSpec(**options))
-
-
-def print_table(table: list[list[str]]) -> None:
-    """A table on standard output: by rich on a terminal, aligned text when piped."""
-    if not table:
-        return
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        head, *rows = table
-        shown = Table(*head)
-        for row in rows:
-            shown.add_row(*row)
-        Console().print(shown)
-        return
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
-
-
-def _add_stage_commands() -> None:
-    # Their flags are the fields of the stages; building them needs no TensorFlow.
+def _add_commands() -> None:
+    # The flags of stages are their fields; building them needs no TensorFlow.
+    from tfcompress.cli.file_commands import add_file_commands
     from tfcompress.cli.stage_commands import add_stage_commands
 
     add_stage_commands(app)
+    add_file_commands(app)
 
 
-_add_stage_commands()
+_add_commands()

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tfcompress.cli.common import open_data
 from tfcompress.errors import TfcompressError
 from tfcompress.stages import Compress, Distill, Stage
 
@@ -178,7 +179,6 @@ def _run(cls: type[Stage], given: dict[str, Any], subject: str) -> None:
         raise TfcompressError(f"The output must end in .keras. Received: {output}")
     if not output.parent.is_dir():
         raise TfcompressError(f"There is no folder '{output.parent}' to write to.")
-    from tfcompress.cli.main import open_data
     from tfcompress.cli.quiet import quiet_stderr
     from tfcompress.progress import TerminalDisplay
     from tfcompress.stages import Context, load_model

@@ -65,6 +65,14 @@ class Dataset:
     def fingerprint(self) -> str:
         return self._identify()
 
+    def metadata(self) -> dict[str, Any]:
+        """What a file made for these data says of itself; see `export_tflite`."""
+        return {
+            "data": self.name,
+            "labels": list(self.class_names),
+            "normalization": {"pixel_range": list(map(float, self.pixel_range))},
+        }
+
     def batches(
         self,
         split: str,

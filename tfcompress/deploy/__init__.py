@@ -1,31 +1,28 @@
 """Deployment: write a ``.tflite`` file, then check, score and time that very file."""
 
-from tfcompress.deploy.evaluate import (
-    ModelInputError,
-    TensorInfo,
-    TFLiteModel,
-    evaluate_tflite,
-)
-from tfcompress.deploy.export import CalibrationError, ExportError, export_tflite
-from tfcompress.deploy.latency import Latency, measure_latency
-from tfcompress.deploy.latency_cache import cpu_model
-from tfcompress.deploy.latency_table import LatencyCheck, LatencyTable
-from tfcompress.deploy.single_layer import LatencyError
-from tfcompress.errors import ModelFileError
+from tfcompress._lazy import lazy
 
-__all__ = [
-    "CalibrationError",
-    "ExportError",
-    "Latency",
-    "LatencyCheck",
-    "LatencyError",
-    "LatencyTable",
-    "ModelFileError",
-    "ModelInputError",
-    "TFLiteModel",
-    "TensorInfo",
-    "cpu_model",
-    "evaluate_tflite",
-    "export_tflite",
-    "measure_latency",
-]
+_NAMES = {
+    "CalibrationError": "calibration",
+    "ExportError": "forms",
+    "Inspection": "inspection",
+    "LayerError": "by_layer",
+    "Latency": "latency",
+    "LatencyCheck": "latency_table",
+    "LatencyError": "single_layer",
+    "LatencyTable": "latency_table",
+    "ModelFileError": "tflite_model",
+    "ModelInputError": "tflite_model",
+    "QUANTIZATIONS": "forms",
+    "TFLiteModel": "tflite_model",
+    "TensorInfo": "tflite_model",
+    "cpu_model": "latency_cache",
+    "evaluate_tflite": "evaluate",
+    "export_tflite": "export",
+    "inspect_tflite": "inspection",
+    "layer_errors": "by_layer",
+    "measure_latency": "latency",
+}
+
+__getattr__, __dir__ = lazy(__name__, _NAMES)
+__all__ = list(_NAMES)  # noqa: PLE0604

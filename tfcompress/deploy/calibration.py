@@ -34,7 +34,7 @@ def calibration_samples(
     """
     if calibration is None:
         raise CalibrationError(
-            "quantization='int8' needs `calibration`: an iterable of input batches "
+            "An integer file needs `calibration`: an iterable of input batches "
             "(100 to 500 typical samples) from which activation ranges are measured. "
             "Received: None"
         )

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import re
-import tempfile
 import uuid
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from tfcompress.deploy.calibration import CalibrationError, calibration_samples
-from tfcompress.deploy.flatbuffer import float_kernel_ops, foreign_ops, read_ops
-from tfcompress.deploy.interface import ExportError, Interface, describe
+from tfcompress.deploy.calibration import calibration_samples
+from tfcompress.deploy.convert import convert
+from tfcompress.deploy.forms import ALLOWANCES, CALIBRATED, ExportError, check_form
+from tfcompress.deploy.interface import describe
+from tfcompress.deploy.metadata import described
+from tfcompress.deploy.verify import verify
 
-__all__ = ["CalibrationError", "ExportError", "export_tflite"]
-
-QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
-SIGNATURE = "serving_default"
 MAX_CALIBRATION_SAMPLES = 500
 
 
@@ -36,6 +29,8 @@ def export_tflite(
     calibration: Any = None,
     io_dtype: str = "float32",
     input_shapes: Any = None,
+    metadata: Mapping[str, Any] | None = None,
+    allow: Sequence[str] = (),
 ) -> Path:
     """Writes a model as a ``.tflite`` file of built-in operations and verifies it.
 
@@ -50,16 +45,25 @@ def export_tflite(
             only by a complete and verified one.
         quantization: `"float32"`; `"float16"` (weights stored as float16);
             `"dynamic"` (int8 weights, float activations; the converter leaves
-            tensors of fewer than 1024 elements in float); `"int8"` (integer only).
-        calibration: for `"int8"`, an iterable of input batches without labels, each
-            an array of shape `(batch, ...)`, or a dict or tuple of arrays for a
-            model with several inputs; a single array or dict counts as one batch.
+            tensors of fewer than 1024 elements in float); `"int8"` (integer only);
+            `"16x8"` (int8 weights, int16 activations: more accurate, slow on a CPU);
+            `"weight_int8"` and `"weight_int4"` (weights stored so and computed with
+            in float; by ai-edge-quantizer, in the extra `edge`).
+        calibration: for `"int8"` and `"16x8"`, an iterable of input batches without
+            labels, each an array of shape `(batch, ...)`, or a dict or tuple of arrays
+            for a model with several inputs; a single array or dict counts as one batch.
             At most 500 samples are read, and held in memory. The other
             quantizations do not read it.
-        io_dtype: `"float32"`, or `"int8"` with `quantization="int8"`.
+        io_dtype: type of inputs and outputs: `"float32"`, or `"int8"` of an `"int8"`
+            file and `"int16"` of a `"16x8"` one.
         input_shapes: replaces the model's input shapes, batch first, `None` where
             free: one shape, a list, or `{input name: shape}`; a `tf.TensorSpec`
             gives the dtype too. For a model with one input a new name renames it.
+        metadata: what the file is to say of itself, as JSON can hold it, such as
+            `{"labels": [...], "normalization": {"range": [0, 1]}}`. Versions and
+            hashes are added; `inspect_tflite` reads it.
+        allow: what is else an error: `"float"` operations in an integer file,
+            `"flex"` operations, which a runtime needs the TensorFlow library for.
 
     Returns:
         The path of the file.
@@ -67,8 +71,8 @@ def export_tflite(
     Raises:
         ExportError: an argument is wrong, the model cannot be converted with
             built-in operations, the path cannot be written, or the file fails the
-            verification (which for `"int8"` includes that every convolution, dense
-            and matmul operation works on int8 tensors).
+            verification (which for integer forms includes that every operation works
+            on integer tensors). Names the layers where they are known.
         CalibrationError: calibration data is missing or does not fit the model.
 
     Example:
@@ -81,119 +85,46 @@ def export_tflite(
         Integer-Arithmetic-Only Inference", arXiv:1712.05877, section 2 (int8).
     """
     path = Path(path)
-    _check_options(quantization, io_dtype)
+    _check(quantization, io_dtype, allow)
+    allowed = tuple(allow)
     interface = describe(model, input_shapes)
     samples = None
-    if quantization == "int8":
+    if quantization in CALIBRATED:
         samples = calibration_samples(calibration, interface, MAX_CALIBRATION_SAMPLES)
     with _written_whole(path) as temporary:
-        content = _convert(model.name, interface, quantization, samples, io_dtype)
+        content = convert(
+            model,
+            interface,
+            quantization,
+            samples=samples,
+            io_dtype=io_dtype,
+            allow=allowed,
+        )
+        content = described(content, model, quantization=quantization, given=metadata)
         try:
             temporary.write_bytes(content)
         except OSError as error:
             raise _unwritable(path, error) from error
-        _verify(temporary, path, interface, quantization)
+        verify(
+            temporary,
+            name=path.name,
+            model=model,
+            interface=interface,
+            quantization=quantization,
+            allow=allowed,
+        )
     return path
 
 
-def _check_options(quantization: str, io_dtype: str) -> None:
-    if quantization not in QUANTIZATIONS:
-        raise ExportError(
-            f"`quantization` must be one of {QUANTIZATIONS}. Received: {quantization!r}"
-        )
-    if io_dtype not in ("float32", "int8"):
-        raise ExportError(
-            f"`io_dtype` must be 'float32' or 'int8'. Received: {io_dtype!r}"
-        )
-    if io_dtype == "int8" and quantization != "int8":
-        raise ExportError(
-            "io_dtype='int8' needs quantization='int8', as only an integer model has "
-            f"integer inputs. Received: quantization={quantization!r}"
-        )
+def _check(quantization: str, io_dtype: str, allow: Sequence[str]) -> None:
+    check_form(quantization, io_dtype)
+    if isinstance(allow, str) or not set(allow) <= set(ALLOWANCES):
+        raise ExportError(f"`allow` holds any of {ALLOWANCES}. Received: {allow!r}")
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
             "TFLite export needs the TensorFlow backend of Keras; set "
             f"KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}"
         )
-
-
-def _convert(
-    name: str,
-    interface: Interface,
-    quantization: str,
-    samples: list[dict] | None,
-    io_dtype: str,
-) -> bytes:
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        try:
-            _save(interface, folder)
-            converter = tf.lite.TFLiteConverter.from_saved_model(
-                folder, signature_keys=[SIGNATURE]
-            )
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            if quantization != "float32":
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if quantization == "float16":
-                converter.target_spec.supported_types = [tf.float16]
-            if quantization == "int8":
-                converter.target_spec.supported_ops = [
-                    tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-                ]
-                converter.representative_dataset = lambda: iter(samples)
-                converter.inference_input_type = tf.as_dtype(io_dtype)
-                converter.inference_output_type = tf.as_dtype(io_dtype)
-            return converter.convert()
-        # The converter lets through whatever its many passes raise.
-        except Exception as error:
-            raise ExportError(
-                f"Model '{name}' cannot be converted to TFLite ({quantization}): "
-                f"{_reason(error)}"
-            ) from error
-
-
-def _save(interface: Interface, folder: str) -> None:
-    # One dict argument keeps names that are no Python identifiers ("my-image").
-    function = tf.function(interface.call, autograph=False)
-    concrete = function.get_concrete_function(interface.specs)
-    module = tf.Module()
-    # Tracked through the Keras model, variables reach the file as resources that
-    # calibration cannot read; tracked directly, they are frozen into constants.
-    module.captured = list(concrete.graph.variables)
-    module.function = function
-    tf.saved_model.save(module, folder, signatures={SIGNATURE: concrete})
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    unsupported = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE)
-    if unsupported and re.search(r"xb?f16>", text):
-        return (
-            "it computes in half precision, for which TFLite has few operations; "
-            "rebuild it with the 'float32' dtype policy and the same weights."
-        )
-    if unsupported:
-        return (
-            f"no built-in operation for {', '.join(unsupported)}; replace the layers "
-            "that use them."
-        )
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Mutes the Python chatter of saving and converting; C++ logs are the process's."""
-    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -223,40 +154,3 @@ def _unwritable(path: Path, error: OSError) -> ExportError:
         f"The TFLite file cannot be written ({error.strerror or error}); choose a path "
         f"in a folder that can be written. Received: {path}"
     )
-
-
-def _verify(written: Path, path: Path, interface: Interface, quantization: str) -> None:
-    ops = read_ops(written.read_bytes())
-    foreign = foreign_ops(ops)
-    if foreign:
-        raise ExportError(
-            f"The export of '{path.name}' needs operations outside the built-ins: "
-            f"{', '.join(foreign)}; replace the layers that use them."
-        )
-    try:
-        interpreter = Interpreter(
-            str(written),
-            experimental_op_resolver_type=(
-                OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-            ),
-        )
-        interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-        raise ExportError(
-            f"The export of '{path.name}' does not load in LiteRT: {_reason(error)}"
-        ) from error
-    names = interpreter.get_signature_list().get(SIGNATURE, {}).get("inputs", [])
-    if set(names) != set(interface.specs):
-        raise ExportError(
-            f"The export of '{path.name}' lost its input names: the file has {names}, "
-            f"the model {list(interface.specs)}; an input must influence an output, "
-            "and its name should be made of letters, digits and underscores."
-        )
-    if quantization == "int8":
-        floats = float_kernel_ops(ops)
-        if floats:
-            raise ExportError(
-                f"The export of '{path.name}' is not integer throughout: "
-                f"{', '.join(floats)}; leave these layers out or use "
-                "quantization='dynamic'."
-            )

@@ -10,11 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.errors import TfcompressError
-
-
-class ExportError(TfcompressError, RuntimeError):
-    """A model cannot be exported, or the exported file is not what was asked for."""
+from tfcompress.deploy.forms import ExportError
 
 
 @dataclass(frozen=True)

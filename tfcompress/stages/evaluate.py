@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfcompress.deploy.forms import QUANTIZATIONS
 from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
-from tfcompress.stages.export_tflite import QUANTIZATIONS
 
 MODELS = ("teacher", "student", "compressed")
 
@@ -60,7 +60,8 @@ class Evaluate(Stage):
             if name == latest and "float32" in inputs:
                 continue
             path = context.folder / f"{name}_float32.tflite"
-            files[f"{name} float32"] = (name, export_tflite(model, path))
+            exported = export_tflite(model, path, metadata=data.metadata())
+            files[f"{name} float32"] = (name, exported)
         for name in QUANTIZATIONS:
             if name in inputs:
                 files[f"{latest} {name}"] = (latest, inputs[name])

@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfcompress.errors import OptionError, nearest
+from tfcompress.deploy.forms import CALIBRATED, IO_DTYPES, QUANTIZATIONS, check_form
+from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
-
-QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,14 +16,16 @@ class ExportTFLite(Stage):
     """Writes one `.tflite` file for each quantization.
 
     Args:
-        quantization: any of "float32", "float16", "dynamic", "int8".
-        calibration: number of training images that int8 is calibrated with.
-        io_dtype: type of inputs and outputs of int8 files: "float32" or "int8".
+        quantization: any of "float32", "float16", "dynamic", "int8", "16x8",
+            "weight_int8", "weight_int4".
+        calibration: number of training images that integer files are calibrated with.
+        io_dtype: type of inputs and outputs of integer files: "float32", or "integer",
+            which is int8 of int8 files and int16 of 16x8 files.
     """
 
     name = "export_tflite"
     needs = ("teacher",)
-    gives = QUANTIZATIONS
+    gives = tuple(QUANTIZATIONS)
 
     quantization: tuple[str, ...] = ("float32", "int8")
     calibration: int = 256
@@ -32,14 +33,12 @@ class ExportTFLite(Stage):
 
     def __post_init__(self) -> None:
         for name in self.quantization:
-            if name not in QUANTIZATIONS:
-                hint = nearest(name, QUANTIZATIONS)
-                raise OptionError(f"No quantization '{name}'; {hint}")
+            check_form(name, "float32")
         if not self.quantization or self.calibration < 1:
             raise OptionError("quantization and calibration must not be empty")
-        if self.io_dtype not in ("float32", "int8"):
+        if self.io_dtype not in ("float32", "integer"):
             raise OptionError(
-                f"io_dtype must be float32 or int8. Received: {self.io_dtype}"
+                f"io_dtype must be float32 or integer. Received: {self.io_dtype}"
             )
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -52,7 +51,7 @@ class ExportTFLite(Stage):
         artefacts, sizes = {}, {}
         for index, name in enumerate(self.quantization):
             calibration = None
-            if name == "int8":
+            if name in CALIBRATED:
                 calibration = context.data.calibration(
                     self.calibration, seed=context.seed
                 )
@@ -61,9 +60,15 @@ class ExportTFLite(Stage):
                 context.folder / f"{latest.stem}_{name}.tflite",
                 quantization=name,
                 calibration=calibration,
-                io_dtype=self.io_dtype if name == "int8" else "float32",
+                io_dtype=self._io_dtype(name),
+                metadata=context.data.metadata(),
             )
             artefacts[name] = path
             sizes[name] = path.stat().st_size
             context.progress(index + 1, len(self.quantization), {})
         return StageResult(artefacts, {"bytes": sizes, "model": latest.stem})
+
+    def _io_dtype(self, quantization: str) -> str:
+        if self.io_dtype == "float32":
+            return "float32"
+        return IO_DTYPES.get(quantization, "float32")

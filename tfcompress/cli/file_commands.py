@@ -1,0 +1,201 @@
+"""Commands on files: `export`, `evaluate`, `inspect`, `bench`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfcompress.cli.common import (
+    ImageSize,
+    Json,
+    PixelRange,
+    Seed,
+    open_data,
+    print_table,
+)
+from tfcompress.errors import TfcompressError
+
+Tflite = Annotated[Path, typer.Argument(help="A .tflite file.")]
+
+
+def add_file_commands(app: typer.Typer) -> None:
+    """Adds the commands on files to the command line."""
+    for command in (export, evaluate, inspect, bench):
+        app.command()(command)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A .keras file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .tflite file.")],
+    quantization: Annotated[
+        str,
+        typer.Option(
+            help="float32, float16, dynamic, int8, 16x8, weight_int8, weight_int4."
+        ),
+    ] = "float32",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Calibration data; its labels go into the file."),
+    ] = None,
+    calibration: Annotated[int, typer.Option(help="Calibration images.")] = 256,
+    io_dtype: Annotated[
+        str, typer.Option(help="Inputs and outputs of integer files: float32, integer.")
+    ] = "float32",
+    image_size: ImageSize = None,
+    pixel_range: PixelRange = "0,1",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="What is else an error: float, flex operations."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write a model as .tflite, and check the file."""
+    from tfcompress.deploy.forms import CALIBRATED, IO_DTYPES
+    from tfcompress.stages import load_model
+    from tfcompress.stages.export_tflite import ExportTFLite
+
+    # Its checks of the options, before TensorFlow is imported.
+    ExportTFLite(
+        quantization=(quantization,), calibration=calibration, io_dtype=io_dtype
+    )
+    if quantization in CALIBRATED and data is None:
+        raise TfcompressError(
+            f"{quantization} needs images to calibrate with: give --data."
+        )
+    from tfcompress.cli.quiet import quiet_stderr
+
+    with quiet_stderr():
+        images = found = None
+        if data is not None:
+            found = open_data(data, image_size, pixel_range)
+        if quantization in CALIBRATED:
+            images = found.calibration(calibration, seed=seed)
+        network = load_model(model, found)
+        from tfcompress.deploy import export_tflite
+
+        integer = io_dtype == "integer"
+        path = export_tflite(
+            network,
+            output,
+            quantization=quantization,
+            calibration=images,
+            io_dtype=IO_DTYPES.get(quantization, "float32") if integer else "float32",
+            metadata=None if found is None else found.metadata(),
+            allow=tuple(allow or ()),
+        )
+    typer.echo(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def evaluate(
+    file: Tflite,
+    data: Annotated[
+        str, typer.Option("--data", help="Data set name, image folder or IDX folder.")
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="The .keras file to compare with, layer by layer."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; all by default.")
+    ] = None,
+    image_size: ImageSize = None,
+    pixel_range: PixelRange = "0,1",
+    as_json: Json = False,
+) -> None:
+    """Accuracy of a .tflite file, and its agreement with the Keras model."""
+    if split not in ("train", "validation", "test"):
+        raise TfcompressError(
+            f"--split must be train, validation or test. Received: {split}"
+        )
+    if threads is not None and threads < 1:
+        raise TfcompressError(f"--threads must be positive. Received: {threads}")
+    from tfcompress.cli.quiet import quiet_stderr
+
+    with quiet_stderr():
+        from tfcompress.deploy import TFLiteModel, evaluate_tflite, layer_errors
+        from tfcompress.stages import load_model
+
+        # A bad file is said before the data are loaded.
+        TFLiteModel(file)
+        found = open_data(data, image_size, pixel_range)
+        network = None if reference is None else load_model(reference, found)
+        figures: dict = evaluate_tflite(
+            file,
+            found.batches(split, 256),
+            reference=network,
+            num_threads=threads or os.cpu_count(),
+        )
+        errors = []
+        if network is not None:
+            errors = layer_errors(file, network, found.calibration(64))
+    if as_json:
+        layers = [error.to_dict() for error in errors]
+        typer.echo(json.dumps(figures | {"split": split, "layers": layers}, indent=1))
+        return
+    for key, value in figures.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        typer.echo(f"{key.replace('_', ' ')}: {shown}")
+    if errors:
+        print_table(
+            [
+                ["layer", "type", "relative error", "added"],
+                *(
+                    [e.layer, e.dtype, f"{e.relative:.4f}", f"{e.added:+.4f}"]
+                    for e in errors
+                ),
+            ]
+        )
+
+
+def inspect(file: Tflite, as_json: Json = False) -> None:
+    """Inputs, operations, constants and metadata of a .tflite file."""
+    from tfcompress.cli.quiet import quiet_stderr
+
+    with quiet_stderr():
+        from tfcompress.deploy import inspect_tflite
+
+        found = inspect_tflite(file)
+    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else str(found))
+
+
+def bench(
+    files: Annotated[list[Path], typer.Argument(help="One or more .tflite files.")],
+    runs: Annotated[int, typer.Option(help="Timed samples per file.")] = 100,
+    warmup: Annotated[int, typer.Option(help="Untimed runs per file.")] = 20,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Time .tflite files, all in turn, so that drift hits all alike."""
+    if runs < 1 or warmup < 0 or threads < 1:
+        raise TfcompressError("runs and threads must be positive, warmup not negative.")
+    from tfcompress.cli.quiet import quiet_stderr
+
+    with quiet_stderr():
+        from tfcompress.deploy import measure_latency
+
+        found = measure_latency(
+            files, runs=runs, warmup=warmup, num_threads=threads, seed=seed
+        )
+    if as_json:
+        typer.echo(json.dumps({k: v.to_dict() for k, v in found.items()}, indent=1))
+        return
+    first = next(iter(found.values())).median_ms
+    table = [["file", "median, ms", "quartiles", "p90", "cold", "relative"]]
+    for name, one in found.items():
+        table.append(
+            [
+                name,
+                f"{one.median_ms:.3f}",
+                f"{one.q1_ms:.3f} to {one.q3_ms:.3f}",
+                f"{one.p90_ms:.3f}",
+                f"{one.cold_ms:.3f}",
+                f"{one.median_ms / first:.2f}",
+            ]
+        )
+    print_table(table)

@@ -1,0 +1,201 @@
+"""Conversion of Keras models to the bytes of a `.tflite` file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfcompress.deploy.forms import WEIGHT_ONLY, ExportError
+from tfcompress.deploy.interface import Interface
+
+SIGNATURE = "serving_default"
+
+_OPS = tf.lite.OpsSet
+_INTEGER_OPS = {
+    "int8": _OPS.TFLITE_BUILTINS_INT8,
+    "16x8": _OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+}
+
+
+def convert(
+    model: keras.Model,
+    interface: Interface,
+    quantization: str,
+    *,
+    samples: list[dict[str, Any]] | None,
+    io_dtype: str,
+    allow: tuple[str, ...],
+) -> bytes:
+    """The model as a TFLite flatbuffer.
+
+    Args:
+        model: the model, which names what fails.
+        interface: its inputs and how to call it.
+        quantization, io_dtype, allow: see `export_tflite`.
+        samples: calibration samples, where the form needs them.
+
+    Raises:
+        ExportError: names the reason, and the layers where they are known.
+    """
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        graph = None
+        try:
+            graph = save_signature(interface, folder)
+            converter = tf.lite.TFLiteConverter.from_saved_model(
+                folder, signature_keys=[SIGNATURE]
+            )
+            _set_up(converter, quantization, samples, io_dtype, allow)
+            content = converter.convert()
+        # The converter lets through whatever its many passes raise.
+        except Exception as error:
+            raise ExportError(
+                f"Model '{model.name}' cannot be converted to TFLite ({quantization}): "
+                f"{_reason(error, model, graph)}"
+            ) from error
+        if quantization in WEIGHT_ONLY:
+            return _weights_only(content, quantization, Path(folder))
+        return content
+
+
+def _set_up(
+    converter: Any,
+    quantization: str,
+    samples: list[dict[str, Any]] | None,
+    io_dtype: str,
+    allow: tuple[str, ...],
+) -> None:
+    ops = [_INTEGER_OPS.get(quantization, _OPS.TFLITE_BUILTINS)]
+    if quantization in _INTEGER_OPS and "float" in allow:
+        ops.append(_OPS.TFLITE_BUILTINS)
+    if "flex" in allow:
+        ops.append(_OPS.SELECT_TF_OPS)
+    converter.target_spec.supported_ops = ops
+    if quantization == "float32" or quantization in WEIGHT_ONLY:
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantization in _INTEGER_OPS:
+        converter.representative_dataset = lambda: iter(samples)
+        converter.inference_input_type = tf.as_dtype(io_dtype)
+        converter.inference_output_type = tf.as_dtype(io_dtype)
+
+
+def save_signature(interface: Interface, folder: str) -> tf.Graph:
+    """Writes a SavedModel of the inference call; returns its graph."""
+    # One dict argument keeps names that are no Python identifiers ("my-image").
+    function = tf.function(interface.call, autograph=False)
+    concrete = function.get_concrete_function(interface.specs)
+    module = tf.Module()
+    # Tracked through the Keras model, variables reach the file as resources that
+    # calibration cannot read; tracked directly, they are frozen into constants.
+    module.captured = list(concrete.graph.variables)
+    module.function = function
+    tf.saved_model.save(module, folder, signatures={SIGNATURE: concrete})
+    return concrete.graph
+
+
+def _weights_only(content: bytes, quantization: str, folder: Path) -> bytes:
+    try:
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError as error:
+        raise ExportError(
+            f"A {quantization} file needs ai-edge-quantizer: "
+            "pip install 'tfcompress[edge]'."
+        ) from error
+    bits = quantization.removeprefix("weight_int")
+    chosen = getattr(recipe, f"weight_only_wi{bits}_afp32")()
+    path = folder / "float32.tflite"
+    path.write_bytes(content)
+    # It prints what it did.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return bytes(quantizer.Quantizer(str(path), chosen).quantize().quantized_model)
+
+
+def _reason(error: Exception, model: keras.Model, graph: Any) -> str:
+    text = str(error)
+    unsupported = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE)
+    if unsupported and re.search(r"xb?f16>", text):
+        return (
+            "it computes in half precision, for which TFLite has few operations; "
+            "rebuild it with the 'float32' dtype policy and the same weights."
+        )
+    if unsupported:
+        names = ", ".join(unsupported)
+        kinds = set(names.split(", "))
+        places = [
+            op.name for op in _all_operations(graph) if {op.type, op.type[2:]} & kinds
+        ]
+        return (
+            f"no built-in operation for {names}{_of_layers(model, places)}; replace "
+            "the layers that use them."
+        )
+    places = re.findall(r'"([^"@:]+)[^"]*"', text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = re.sub(r"^(?:<unknown>:0|loc\(.*\)): ", "", lines[0]) if lines else ""
+    return f"{(first or type(error).__name__)[:300]}{_of_layers(model, places)}"
+
+
+def _all_operations(graph: Any) -> Iterator[Any]:
+    if graph is None:
+        return
+    yield from graph.get_operations()
+    for name in graph._functions:
+        inner = graph._get_function(name).graph
+        if inner is not None:
+            yield from inner.get_operations()
+
+
+def _of_layers(model: keras.Model, places: Iterable[str]) -> str:
+    found = layers_at(model, places)
+    if not found:
+        return ""
+    word = "layer" if len(found) == 1 else "layers"
+    return f" (in the {word} {', '.join(repr(name) for name in found)})"
+
+
+def layers_at(model: keras.Model, places: Iterable[str]) -> list[str]:
+    """The innermost layers that scopes such as "functional_1/conv_1/Relu" name.
+
+    Args:
+        model: has the layers, nested ones included.
+        places: names of operations or tensors; a scope that was entered more than once
+            has a number behind the layer's name.
+    """
+    known = {layer.name for layer in model._flatten_layers(include_self=False)}
+    found: dict[str, None] = {}
+    for place in places:
+        for part in reversed(re.split(r"[/;]", place)):
+            name = next(
+                (n for n in (part, re.sub(r"_\d+$", "", part)) if n in known), None
+            )
+            if name is not None:
+                found[name] = None
+                break
+    return list(found)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Mutes the Python chatter of saving and converting; C++ logs are the process's."""
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
