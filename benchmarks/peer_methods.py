@@ -13,16 +13,19 @@ from benchmarks import iterative_vs_oneshot as rounds
 from benchmarks.channel_pruning import prune_to_budget
 from benchmarks.delivered_speedup import fixed_fraction
 from benchmarks.networks import BATCH_SIZE
+from benchmarks.pruned_size import sparsity_for_bytes
 from benchmarks.tensorly_tucker import factorize_by_tensorly
-from benchmarks.tfmot_pruning import prune_with_tfmot, sparsity_for_bytes
 from tfcompress.cost import layer_specs
 from tfcompress.data import Dataset
 from tfcompress.distill import Distiller, evaluate, fit
+from tfcompress.quantize import Training, prune
 from tfcompress.ranks import Budget
 from tfcompress.surgery import factorize, recalibrate_batch_norm
 
 # Batches for batch-norm statistics; as `compress` takes.
 RECALIBRATION_STEPS = 32
+# That of `fit`.
+WEIGHT_DECAY = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,17 +96,20 @@ def _tfmot(trial: Trial) -> keras.Model:
         raise SystemExit(
             "tfmot pruning aims at the file size of tfcompress: run that cell first."
         )
-    pruned = prune_with_tfmot(
+    pruned = prune(
         trial.model,
         trial.train(),
         sparsity=sparsity_for_bytes(
             trial.model, trial.file.read_bytes(), trial.gzip_bytes
         ),
-        epochs=trial.epochs,
-        steps_per_epoch=trial.steps,
-        learning_rate=rounds.LEARNING_RATE,
-        views=rounds.VIEWS,
-        seed=trial.seed,
+        training=Training(
+            epochs=trial.epochs,
+            steps_per_epoch=trial.steps,
+            learning_rate=rounds.LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            views=rounds.VIEWS,
+            seed=trial.seed,
+        ),
     )
     return _refreshed(trial, pruned)
 

@@ -16,9 +16,8 @@ The peers, as far as they can be carried over to Keras 3 (PyTorch is not needed)
 - tensorly-torch: its method, not the package. Tucker factors of every convolution by
   TensorLy at the ranks that keep one fraction of a layer's parameters.
 - torch-pruning: its method, not the package; see `benchmarks.channel_pruning`.
-- tfmot pruning: the package itself, on a copy in tf_keras, at the sparsity that makes
-  the gzipped file as large as that of tfcompress. Its MACs stay; it is fine-tuned by
-  labels, the others by distillation.
+- tfmot pruning: the package itself, by `tfcompress.quantize`, at the sparsity that
+  makes the gzipped file as large as that of tfcompress. Its MACs stay.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from benchmarks.common import RESULTS, table, write_table
 from benchmarks.iterative_vs_oneshot import EPOCHS
 from benchmarks.networks import dataset, trained
 from benchmarks.peer_methods import METHODS, Trial
-from benchmarks.tfmot_pruning import gzipped_size
+from benchmarks.pruned_size import gzipped_size
 from tfcompress.cost import model_cost
 from tfcompress.data import Dataset
 from tfcompress.deploy import evaluate_tflite, export_tflite, measure_latency
@@ -53,10 +52,9 @@ NOTES = (
     "Points of test accuracy lost: mean and standard deviation over n seeds. MACs,",
     "weights (those not zero), gzip and latency: shares of the dense network's.",
     "Latency: processor time at batch 1 on one thread, in turns with the dense file.",
-    "uniform ranks, tensorly-torch, torch-pruning: distilled as tfcompress is. Of the",
-    "latter two the method is carried over to Keras, not the PyTorch package.",
-    "tfmot pruning: by labels, for its models are tf_keras; at the gzipped size of",
-    "tfcompress. Its zeros are multiplied as well, so its MACs stay.",
+    "All are fine-tuned by the same distillation. tensorly-torch, torch-pruning: the",
+    "method, carried over to Keras, not the PyTorch package. tfmot pruning: at the",
+    "gzipped size of tfcompress; its zeros are multiplied as well, so its MACs stay.",
 )
 
 

@@ -14,7 +14,7 @@ import keras
 from tfcompress.deploy.calibration import calibration_samples
 from tfcompress.deploy.convert import convert
 from tfcompress.deploy.forms import ALLOWANCES, CALIBRATED, ExportError, check_form
-from tfcompress.deploy.interface import describe
+from tfcompress.deploy.interface import Interface, describe
 from tfcompress.deploy.metadata import described
 from tfcompress.deploy.verify import verify
 
@@ -84,10 +84,39 @@ def export_tflite(
         Jacob et al., "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference", arXiv:1712.05877, section 2 (int8).
     """
+    check_export(quantization, io_dtype, allow)
+    return export_interface(
+        model,
+        describe(model, input_shapes),
+        path,
+        quantization=quantization,
+        calibration=calibration,
+        io_dtype=io_dtype,
+        metadata=metadata,
+        allow=allow,
+    )
+
+
+def export_interface(
+    model: keras.Model,
+    interface: Interface,
+    path: str | os.PathLike,
+    *,
+    quantization: str,
+    calibration: Any,
+    io_dtype: str,
+    metadata: Mapping[str, Any] | None,
+    allow: Sequence[str],
+) -> Path:
+    """As `export_tflite`, of a function that computes what the model does.
+
+    Args:
+        model: names the layers, and is described in the file.
+        interface: what is called.
+        path, quantization, calibration, io_dtype, metadata, allow: see `export_tflite`.
+    """
     path = Path(path)
-    _check(quantization, io_dtype, allow)
     allowed = tuple(allow)
-    interface = describe(model, input_shapes)
     samples = None
     if quantization in CALIBRATED:
         samples = calibration_samples(calibration, interface, MAX_CALIBRATION_SAMPLES)
@@ -116,7 +145,8 @@ def export_tflite(
     return path
 
 
-def _check(quantization: str, io_dtype: str, allow: Sequence[str]) -> None:
+def check_export(quantization: str, io_dtype: str, allow: Sequence[str]) -> None:
+    """Raises unless there is such a form, and it can be written here."""
     check_form(quantization, io_dtype)
     if isinstance(allow, str) or not set(allow) <= set(ALLOWANCES):
         raise ExportError(f"`allow` holds any of {ALLOWANCES}. Received: {allow!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -96,7 +97,7 @@ class Rebuild:
             return chain[0]
 
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            outputs = layer(*args, **kwargs)
+            outputs = layer(*args, **_taken(layer, kwargs))
             for follower in chains.get(id(layer), [layer])[1:]:
                 outputs = follower(outputs)
             return outputs
@@ -162,6 +163,14 @@ class Rebuild:
             _copy_flags(old, new)
             for a, b in zip(old.variables, new.variables, strict=True):
                 b.assign(a)
+
+
+def _taken(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Without empty arguments (such as a mask) that only the replaced layer takes."""
+    known = inspect.signature(layer.call).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return kwargs
+    return {k: v for k, v in kwargs.items() if v is not None or k in known}
 
 
 def _is_functional(model: keras.Model) -> bool:
