@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tfcompress.deploy.calibration import calibration_samples
-from tfcompress.deploy.convert import layers_at
+from tfcompress.deploy.convert import layer_of
 from tfcompress.deploy.export import export_tflite
 from tfcompress.deploy.flatbuffer import read_ops
 from tfcompress.deploy.interface import describe
@@ -84,7 +84,7 @@ def layer_errors(
             before = max(relative.get(source, 0.0) for source in op.sources)
             errors.append(
                 LayerError(
-                    layer=_layer_of(model, name) or _output_name(file, name),
+                    layer=layer_of(model, name) or _output_name(file, name),
                     op=op.name,
                     dtype=op.results[0].lower(),
                     relative=relative[name],
@@ -96,19 +96,6 @@ def layer_errors(
             known = (relative.get(source, 0.0) for source in op.sources)
             relative[name] = max(known)
     return errors
-
-
-def _layer_of(model: keras.Model, place: str) -> str | None:
-    """The layer of a result; where several were fused, the one with the kernel."""
-    names = [name for part in place.split(";") for name in layers_at(model, [part])]
-    layers = {layer.name: layer for layer in model._flatten_layers()}
-    kernels = [
-        name
-        for name in names
-        if layers[name].weights
-        and not isinstance(layers[name], keras.layers.BatchNormalization)
-    ]
-    return next(iter(kernels + names), None)
 
 
 def _output_name(file: TFLiteModel, name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcompress.deploy.flatbuffer import read_ops
 from tfcompress.deploy.forms import WEIGHT_ONLY, ExportError
 from tfcompress.deploy.interface import Interface
 
@@ -35,13 +36,14 @@ def convert(
     samples: list[dict[str, Any]] | None,
     io_dtype: str,
     allow: tuple[str, ...],
+    float_layers: tuple[str, ...] = (),
 ) -> bytes:
     """The model as a TFLite flatbuffer.
 
     Args:
         model: the model, which names what fails.
         interface: its inputs and how to call it.
-        quantization, io_dtype, allow: see `export_tflite`.
+        quantization, io_dtype, allow, float_layers: see `export_tflite`.
         samples: calibration samples, where the form needs them.
 
     Raises:
@@ -56,6 +58,8 @@ def convert(
             )
             _set_up(converter, quantization, samples, io_dtype, allow)
             content = converter.convert()
+            if float_layers:
+                content = _partly_float(converter, content, model, float_layers)
         # The converter lets through whatever its many passes raise.
         except Exception as error:
             raise ExportError(
@@ -89,6 +93,23 @@ def _set_up(
         converter.representative_dataset = lambda: iter(samples)
         converter.inference_input_type = tf.as_dtype(io_dtype)
         converter.inference_output_type = tf.as_dtype(io_dtype)
+
+
+def _partly_float(
+    converter: Any, content: bytes, model: keras.Model, layers: tuple[str, ...]
+) -> bytes:
+    """Converts again, without quantizing the operations of some layers."""
+    places = [
+        op.place for op in read_ops(content) if layer_of(model, op.place) in layers
+    ]
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter,
+        debug_dataset=converter.representative_dataset,
+        debug_options=tf.lite.experimental.QuantizationDebugOptions(
+            denylisted_nodes=places
+        ),
+    )
+    return debugger.get_nondebug_quantized_model()
 
 
 def save_signature(interface: Interface, folder: str) -> tf.Graph:
@@ -183,6 +204,19 @@ def layers_at(model: keras.Model, places: Iterable[str]) -> list[str]:
                 found[name] = None
                 break
     return list(found)
+
+
+def layer_of(model: keras.Model, place: str) -> str | None:
+    """The layer of a result; where several were fused, the one with the kernel."""
+    names = [name for part in place.split(";") for name in layers_at(model, [part])]
+    layers = {layer.name: layer for layer in model._flatten_layers()}
+    kernels = [
+        name
+        for name in names
+        if layers[name].weights
+        and not isinstance(layers[name], keras.layers.BatchNormalization)
+    ]
+    return next(iter(kernels + names), None)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tfcompress.deploy.forms import ALLOWANCES, CALIBRATED, ExportError, check_f
 from tfcompress.deploy.interface import Interface, describe
 from tfcompress.deploy.metadata import described
 from tfcompress.deploy.verify import verify
+from tfcompress.errors import nearest
 
 MAX_CALIBRATION_SAMPLES = 500
 
@@ -31,6 +32,7 @@ def export_tflite(
     input_shapes: Any = None,
     metadata: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
+    float_layers: Sequence[str] = (),
 ) -> Path:
     """Writes a model as a ``.tflite`` file of built-in operations and verifies it.
 
@@ -64,6 +66,8 @@ def export_tflite(
             hashes are added; `inspect_tflite` reads it.
         allow: what is else an error: `"float"` operations in an integer file,
             `"flex"` operations, which a runtime needs the TensorFlow library for.
+        float_layers: names of layers that an `"int8"` file with float inputs computes
+            in float; see `layer_errors` for the ones that need it.
 
     Returns:
         The path of the file.
@@ -94,6 +98,7 @@ def export_tflite(
         io_dtype=io_dtype,
         metadata=metadata,
         allow=allow,
+        float_layers=float_layers,
     )
 
 
@@ -107,16 +112,19 @@ def export_interface(
     io_dtype: str,
     metadata: Mapping[str, Any] | None,
     allow: Sequence[str],
+    float_layers: Sequence[str] = (),
 ) -> Path:
     """As `export_tflite`, of a function that computes what the model does.
 
     Args:
         model: names the layers, and is described in the file.
         interface: what is called.
-        path, quantization, calibration, io_dtype, metadata, allow: see `export_tflite`.
+        path, quantization, calibration, io_dtype, metadata, allow, float_layers: see
+            `export_tflite`.
     """
+    _check_float_layers(model, tuple(float_layers), quantization, io_dtype)
     path = Path(path)
-    allowed = tuple(allow)
+    allowed = (*allow, *(["float"] if float_layers else []))
     samples = None
     if quantization in CALIBRATED:
         samples = calibration_samples(calibration, interface, MAX_CALIBRATION_SAMPLES)
@@ -127,7 +135,8 @@ def export_interface(
             quantization,
             samples=samples,
             io_dtype=io_dtype,
-            allow=allowed,
+            allow=tuple(allow),
+            float_layers=tuple(float_layers),
         )
         content = described(content, model, quantization=quantization, given=metadata)
         try:
@@ -154,6 +163,20 @@ def check_export(quantization: str, io_dtype: str, allow: Sequence[str]) -> None
         raise ExportError(
             "TFLite export needs the TensorFlow backend of Keras; set "
             f"KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}"
+        )
+
+
+def _check_float_layers(
+    model: keras.Model, names: tuple[str, ...], quantization: str, io_dtype: str
+) -> None:
+    known = {layer.name for layer in model._flatten_layers(include_self=False)}
+    for name in names:
+        if name not in known:
+            raise ExportError(f"No layer '{name}'; {nearest(name, known)}")
+    if names and (quantization != "int8" or io_dtype != "float32"):
+        raise ExportError(
+            "`float_layers` belong to an int8 file with float32 inputs. Received: "
+            f"quantization={quantization!r}, io_dtype={io_dtype!r}"
         )
 
 

@@ -92,6 +92,15 @@ def _load(written: Path, name: str, interface: Interface) -> None:
         raise ExportError(
             f"The export of '{name}' does not load in LiteRT: {first.strip()[:300]}"
         ) from error
+    try:
+        # As runtimes do by default: with XNNPACK, which takes fewer scales.
+        Interpreter(str(written)).allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(
+            f"The export of '{name}' loads in LiteRT, but not with its fast kernels "
+            "(XNNPACK): channels or layers differ too much in size for int8; see "
+            "`tfcompress.quantize.equalize`."
+        ) from error
     names = interpreter.get_signature_list().get(SIGNATURE, {}).get("inputs", [])
     if set(names) != set(interface.specs):
         raise ExportError(

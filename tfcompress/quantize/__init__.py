@@ -3,10 +3,13 @@
 from tfcompress._lazy import lazy
 
 _NAMES = {
+    "AutoQuantization": "auto",
     "QuantizedModel": "aware",
     "Training": "training",
     "cluster": "sparse",
+    "equalize": "equalization",
     "prune": "sparse",
+    "quantize_auto": "auto",
     "quantize_aware": "aware",
 }
 

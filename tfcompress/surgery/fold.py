@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress.surgery.chains import chained
 from tfcompress.surgery.replace import replace_layers
 from tfcompress.trace import leaves
 
@@ -40,7 +40,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     """
     paths = {id(layer): path for path, layer in leaves(model)}
     replacements: dict[str, keras.layers.Layer] = {}
-    for layer, norm in _pairs(model):
+    for layer, norm in chained(model):
+        if not _can_fold(layer, norm):
+            continue
         replacements[paths[id(layer)]] = _folded(layer, norm)
         identity = L.Identity(name=norm.name, dtype=norm.dtype_policy.name)
         identity.build(norm._build_shapes_dict["input_shape"])
@@ -48,51 +50,19 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     return replace_layers(model, replacements)
 
 
-def _pairs(model: keras.Model) -> Iterator[tuple[Any, Any]]:
-    """Layers with the batch normalization that alone reads their output."""
-    for graph in _graphs(model):
-        readers: dict[int, list[Any]] = {}
-        for nodes in graph._nodes_by_depth.values():
-            for node in nodes:
-                for tensor in node.input_tensors:
-                    readers.setdefault(id(tensor), []).append(node)
-        given = {id(tensor) for tensor in graph.outputs}
-        for nodes in graph._nodes_by_depth.values():
-            for node in nodes:
-                if type(node.operation) not in _FOLDABLE or node.is_input:
-                    continue
-                layer, output = node.operation, node.outputs[0]
-                after = readers.get(id(output), [])
-                if len(after) != 1 or id(output) in given or not _once(layer):
-                    continue
-                norm = after[0].operation
-                if (
-                    type(norm) is L.BatchNormalization
-                    and _once(norm)
-                    and norm.axis in (-1, len(output.shape) - 1)
-                    and layer.activation is keras.activations.linear
-                    and getattr(layer, "data_format", None) != "channels_first"
-                ):
-                    yield layer, norm
-
-
-def _graphs(model: keras.Model) -> Iterator[Any]:
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    if getattr(graph, "_nodes_by_depth", None) is None:
-        return
-    yield graph
-    for layer in graph.layers:
-        if isinstance(layer, keras.Model):
-            yield from _graphs(layer)
-
-
-def _once(layer: Any) -> bool:
-    """Called once: a Sequential model calls its layers again in its own graph."""
-    return len({id(node.input_tensors[0]) for node in layer._inbound_nodes}) == 1
+def _can_fold(layer: Any, norm: Any) -> bool:
+    return (
+        type(layer) in _FOLDABLE
+        and type(norm) is L.BatchNormalization
+        and norm.axis in (-1, len(layer.output.shape) - 1)
+        and layer.activation is keras.activations.linear
+        and getattr(layer, "data_format", None) != "channels_first"
+    )
 
 
 def _folded(layer: Any, norm: Any) -> Any:
-    mean, variance = (np.asarray(x, np.float64) for x in _statistics(norm))
+    mean = np.asarray(norm.moving_mean, np.float64)
+    variance = np.asarray(norm.moving_variance, np.float64)
     scale = 1.0 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
         scale = scale * np.asarray(norm.gamma, np.float64)
@@ -108,7 +78,3 @@ def _folded(layer: Any, norm: Any) -> Any:
     new.build(layer._build_shapes_dict["input_shape"])
     new.set_weights([kernel * shaped, shift])
     return new
-
-
-def _statistics(norm: Any) -> tuple[Any, Any]:
-    return norm.moving_mean, norm.moving_variance
