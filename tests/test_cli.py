@@ -111,6 +111,17 @@ def test_export_bench(cli, model, tmp_path):
     assert json.loads(out)["layers"] == [] and json.loads(out)["samples"] == 359
 
 
+def test_export_as_far_as_the_accuracy_allows(cli, model, tmp_path):
+    path = tmp_path / "a.tflite"
+    code, out, err = cli(
+        *("export", model, "-o", path, "--quantization", "auto", "--data", "digits"),
+        *("--max-drop", "0.5", "--training-epochs", "0"),
+    )
+    assert code == 0, err
+    assert "<- chosen" in out and f"{path.stat().st_size:,} bytes" in out
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_compress_and_distill(cli, model, tmp_path):
     smaller = tmp_path / "smaller.keras"
     code, out, err = cli(
@@ -190,6 +201,8 @@ def test_bad_inputs(cli, model, tmp_path):
         ("export", model, "-o", new, "--quantization", "int8"): "--data",
         ("export", model, "-o", new, "--quantization", "16x8"): "--data",
         ("export", model, "-o", new, "--allow", "flexx"): "any of",
+        ("export", model, "-o", new, "--quantization", "auto"): "--data",
+        ("export", model, "-o", new, "--max-drop", "2"): "max_drop must lie in",
         ("bench", text): "text.keras",
         ("inspect", text): "not a TFLite model",
         ("evaluate", text, "--data", "digits"): "not a TFLite model",

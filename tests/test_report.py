@@ -108,3 +108,22 @@ def test_plot(tmp_path):
     assert first == (tmp_path / "b.png").read_bytes()
     assert not plot_report({"stages": []}, tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
+
+
+def test_markdown_says_how_the_file_was_quantized():
+    given = report()
+    export = next(s for s in given["stages"] if s["stage"] == "export_tflite")
+    trial = {"method": "float32", "accuracy": 0.9, "drop": 0.0, "bytes": 4000}
+    worse = {"method": "int8", "accuracy": 0.85, "drop": 0.05, "bytes": 1000}
+    layer = {"layer": "stem", "relative": 0.25, "added": 0.125}
+    export["figures"]["auto"] = {
+        "chosen": "int8",
+        "met": False,
+        "trials": [trial, worse],
+        "layers": [layer],
+    }
+    text = to_markdown(given)
+    assert "## Quantization (limit NOT met)" in text
+    assert "| int8 | 0.8500 | +0.0500 | 1,000 | yes |" in text
+    assert "| `stem` | 0.2500 | +0.1250 |" in text
+    assert "## Quantization" not in to_markdown(report())

@@ -134,6 +134,9 @@ def to_markdown(report: dict[str, Any], *, picture: str | None = None) -> str:
     compressed = _figures(report).get("compress")
     if compressed is not None:
         lines += _compression(compressed)
+    quantized = _figures(report).get("export_tflite", {}).get("auto")
+    if quantized is not None:
+        lines += _quantization(quantized)
     return "\n".join(lines) + "\n"
 
 
@@ -281,6 +284,31 @@ def _compression(figures: dict[str, Any]) -> list[str]:
         "",
         f"And {hidden} layers without weights, left alone; `report.json` lists them.",
     ]
+
+
+def _quantization(figures: dict[str, Any]) -> list[str]:
+    """What was tried for the file "auto", and which layers int8 costs most."""
+    trials = [["method", "validation accuracy", "drop", "bytes", "chosen"]]
+    for trial in figures["trials"]:
+        trials.append(
+            [
+                trial["method"],
+                f"{trial['accuracy']:.4f}",
+                f"{trial['drop']:+.4f}",
+                f"{trial['bytes']:,}",
+                "yes" if trial["method"] == figures["chosen"] else "",
+            ]
+        )
+    verdict = "limit met" if figures["met"] else "limit NOT met"
+    lines = ["", f"## Quantization ({verdict})", "", *_markdown(trials)]
+    if figures["layers"]:
+        layers = [["layer", "error of int8", "added in this layer"]]
+        layers += [
+            [f"`{one['layer']}`", f"{one['relative']:.4f}", f"{one['added']:+.4f}"]
+            for one in figures["layers"]
+        ]
+        lines += ["", "### Layers, the worst first", "", *_markdown(layers)]
+    return lines
 
 
 def _arrow(old: int, new: int) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tfcompress.data import load_dataset
+from tfcompress.deploy import ExportError
 from tfcompress.errors import ModelFileError, OptionError, TfcompressError
 from tfcompress.models import resnet
 from tfcompress.ranks import VBMF, Budget, Energy
@@ -15,6 +16,7 @@ from tfcompress.stages import (
     Compress,
     Context,
     Distill,
+    ExportTFLite,
     Network,
     Teacher,
     load_model,
@@ -178,7 +180,32 @@ def test_numbers_of_compression_too(options):
 
 
 def test_export_options():
-    from tfcompress.stages import ExportTFLite
-
-    with pytest.raises(OptionError, match="did you mean 'int8'"):
+    with pytest.raises(ExportError, match="did you mean 'int8'"):
         ExportTFLite(quantization=("in8",))
+    with pytest.raises(OptionError, match="max_drop must lie"):
+        ExportTFLite(max_drop=1.5)
+    with pytest.raises(OptionError, match="float32 or integer"):
+        ExportTFLite(io_dtype="int8")
+
+
+def test_export_as_far_as_the_accuracy_allows(digits, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = resnet((8, 8, 1), 10, depth=8, width=4, seed=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    model.fit(*digits.arrays("train"), epochs=2, verbose=0)
+    path = tmp_path / "teacher.keras"
+    model.save(path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stage = ExportTFLite(
+        quantization=("float32", "auto"), max_drop=0.0, training_epochs=1
+    )
+    result = stage.run({"teacher": path}, Context(folder=folder, data=digits))
+    assert set(result.artefacts) == {"float32", "auto"}
+    found = result.figures["auto"]
+    names = [trial["method"] for trial in found["trials"]]
+    assert names[:2] == ["float32", "int8"] and found["chosen"] in names[1:]
+    chosen = next(t for t in found["trials"] if t["method"] == found["chosen"])
+    assert chosen["bytes"] == result.artefacts["auto"].stat().st_size
+    assert found["met"] == (chosen["drop"] <= 0.0)

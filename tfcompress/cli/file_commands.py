@@ -34,7 +34,8 @@ def export(
     quantization: Annotated[
         str,
         typer.Option(
-            help="float32, float16, dynamic, int8, 16x8, weight_int8, weight_int4."
+            help="float32, float16, dynamic, int8, 16x8, weight_int8, weight_int4; "
+            "auto: int8 in the way that loses at most --max-drop."
         ),
     ] = "float32",
     data: Annotated[
@@ -51,18 +52,28 @@ def export(
         list[str] | None,
         typer.Option(help="What is else an error: float, flex operations."),
     ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="Of auto: validation accuracy that may be lost.")
+    ] = 0.005,
+    training_epochs: Annotated[
+        int, typer.Option(help="Of auto: epochs of quantization-aware training.")
+    ] = 3,
     seed: Seed = 0,
 ) -> None:
     """Write a model as .tflite, and check the file."""
-    from tfcompress.deploy.forms import CALIBRATED, IO_DTYPES
-    from tfcompress.stages import load_model
+    from tfcompress.deploy.forms import AUTO, CALIBRATED, IO_DTYPES
+    from tfcompress.stages import Context, load_model
     from tfcompress.stages.export_tflite import ExportTFLite
 
     # Its checks of the options, before TensorFlow is imported.
-    ExportTFLite(
-        quantization=(quantization,), calibration=calibration, io_dtype=io_dtype
+    stage = ExportTFLite(
+        quantization=(quantization,),
+        calibration=calibration,
+        io_dtype=io_dtype,
+        max_drop=max_drop,
+        training_epochs=training_epochs,
     )
-    if quantization in CALIBRATED and data is None:
+    if quantization in (*CALIBRATED, AUTO) and data is None:
         raise TfcompressError(
             f"{quantization} needs images to calibrate with: give --data."
         )
@@ -75,6 +86,11 @@ def export(
         if quantization in CALIBRATED:
             images = found.calibration(calibration, seed=seed)
         network = load_model(model, found)
+        if quantization == AUTO:
+            context = Context(folder=output.parent, data=found, seed=seed)
+            table = stage.auto(network, output, context).table()
+            typer.echo(f"{table}\n{output}: {output.stat().st_size:,} bytes")
+            return
         from tfcompress.deploy import export_tflite
 
         integer = io_dtype == "integer"

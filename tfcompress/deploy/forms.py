@@ -15,6 +15,8 @@ QUANTIZATIONS = {
     "weight_int4": "int4 weights, computed in float",
 }
 CALIBRATED = ("int8", "16x8")
+# int8 in the way that keeps the accuracy; see `tfcompress.quantize.quantize_auto`.
+AUTO = "auto"
 WEIGHT_ONLY = ("weight_int8", "weight_int4")
 # Types of inputs and outputs beside float32.
 IO_DTYPES = {"int8": "int8", "16x8": "int16"}
@@ -36,6 +38,11 @@ def check_form(quantization: str, io_dtype: str) -> None:
     Raises:
         ExportError: names the nearest form, or the types that a form can have.
     """
+    if quantization == AUTO:
+        raise ExportError(
+            "quantization='auto' looks at the accuracy, so it needs labelled data: use "
+            "tfcompress.quantize.quantize_auto."
+        )
     if quantization not in QUANTIZATIONS:
         hint = nearest(str(quantization), QUANTIZATIONS)
         raise ExportError(

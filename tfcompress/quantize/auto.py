@@ -68,6 +68,15 @@ class AutoQuantization:
     trials: tuple[Trial, ...]
     layers: tuple[LayerError, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, ready for JSON."""
+        return {
+            "chosen": self.chosen.method,
+            "met": self.met,
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
+            "layers": [error.to_dict() for error in self.layers],
+        }
+
     def table(self) -> str:
         """The trials as text, and the worst layers."""
         lines = [f"{'method':<28} {'accuracy':>9} {'drop':>8} {'bytes':>11}"]

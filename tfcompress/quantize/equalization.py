@@ -25,7 +25,7 @@ _SMALLEST = 1e-8
 
 
 def equalize(
-    model: keras.Model, calibration: Any = None, *, steps: int = 8
+    model: keras.Model, calibration: Any = None, *, steps: int = 32
 ) -> keras.Model:
     """A copy in which the channels between two layers are equally large.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfcompress.deploy.forms import QUANTIZATIONS
+from tfcompress.deploy.forms import AUTO, QUANTIZATIONS
 from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
 
@@ -62,7 +62,7 @@ class Evaluate(Stage):
             path = context.folder / f"{name}_float32.tflite"
             exported = export_tflite(model, path, metadata=data.metadata())
             files[f"{name} float32"] = (name, exported)
-        for name in QUANTIZATIONS:
+        for name in (*QUANTIZATIONS, AUTO):
             if name in inputs:
                 files[f"{latest} {name}"] = (latest, inputs[name])
         forward = {name: _compiled(model) for name, model in models.items()}
