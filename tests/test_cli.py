@@ -96,8 +96,15 @@ def test_export_bench(cli, model, tmp_path):
     code, out, _ = cli("bench", *files, "--runs", "3", "--warmup", "1", "--json")
     found = json.loads(out)
     assert code == 0
-    assert set(found) == {"a.tflite", "b.tflite"}
-    assert all(one["median_ms"] > 0 for one in found.values())
+    assert [row["name"] for row in found["rows"]] == ["a.tflite", "b.tflite"]
+    assert all(row["median_ms"] > 0 for row in found["rows"])
+    results = tmp_path / "bench.json"
+    code, out, _ = cli(
+        *("bench", *files, "--runs", "3", "--threads", "1,2", "--xnnpack", "both"),
+        *("-o", results),
+    )
+    assert code == 0 and out.count("b.tflite") == 4 and "1.00 (1.00 to 1.00)" in out
+    assert len(json.loads(results.read_text())["rows"]) == 8
     code, out, _ = cli("inspect", files[1])
     assert code == 0
     assert "labels: ['0', '1'" in out and "contents: as exported" in out
@@ -204,6 +211,10 @@ def test_bad_inputs(cli, model, tmp_path):
         ("export", model, "-o", new, "--quantization", "auto"): "--data",
         ("export", model, "-o", new, "--max-drop", "2"): "max_drop must lie in",
         ("bench", text): "text.keras",
+        ("bench", text, "--threads", "0"): "positive",
+        ("bench", text, "--threads", "two"): "--threads takes numbers",
+        ("bench", text, "--xnnpack", "maybe"): "on, off or both",
+        ("bench", text, "-o", tmp_path / "no" / "x.json"): "no folder",
         ("inspect", text): "not a TFLite model",
         ("evaluate", text, "--data", "digits"): "not a TFLite model",
         ("evaluate", text, "--data", "digits", "--split", "tst"): "--split",

@@ -14,10 +14,14 @@ from tfcompress.cli.common import (
     Json,
     PixelRange,
     Seed,
+    numbers,
     open_data,
     print_table,
 )
 from tfcompress.errors import TfcompressError
+from tfcompress.files import write_atomically
+
+_KERNELS = {"on": (True,), "off": (False,), "both": (True, False)}
 
 Tflite = Annotated[Path, typer.Argument(help="A .tflite file.")]
 
@@ -183,35 +187,76 @@ def bench(
     files: Annotated[list[Path], typer.Argument(help="One or more .tflite files.")],
     runs: Annotated[int, typer.Option(help="Timed samples per file.")] = 100,
     warmup: Annotated[int, typer.Option(help="Untimed runs per file.")] = 20,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Annotated[
+        str, typer.Option(help="CPU threads, such as 1 or 1,2,4.")
+    ] = "1",
+    xnnpack: Annotated[
+        str, typer.Option(help="LiteRT's fast kernels: on, off or both.")
+    ] = "on",
+    memory: Annotated[
+        bool, typer.Option(help="Measure peak memory, in a process for each file.")
+    ] = True,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Time .tflite files, all in turn, so that drift hits all alike."""
-    if runs < 1 or warmup < 0 or threads < 1:
+    """Time .tflite files in one interleaved run, so that drift hits all alike."""
+    counts = numbers(threads, int, "--threads") or ()
+    if xnnpack not in _KERNELS:
+        raise TfcompressError(f"--xnnpack is on, off or both. Received: {xnnpack}")
+    if runs < 1 or warmup < 0 or min(counts) < 1:
         raise TfcompressError("runs and threads must be positive, warmup not negative.")
+    if output is not None and not output.parent.is_dir():
+        raise TfcompressError(f"There is no folder '{output.parent}' to write to.")
     from tfcompress.cli.quiet import quiet_stderr
+    from tfcompress.progress import TerminalDisplay
 
-    with quiet_stderr():
-        from tfcompress.deploy import measure_latency
+    with quiet_stderr() as console:
+        from tfcompress.deploy import TFLiteModel, compare_latency
 
-        found = measure_latency(
-            files, runs=runs, warmup=warmup, num_threads=threads, seed=seed
-        )
+        # A bad file is said before anything is shown.
+        for file in files:
+            TFLiteModel(file)
+        with TerminalDisplay(console) as display:
+            display.start(1, 1, "bench", done=False)
+            found = compare_latency(
+                files,
+                threads=counts,
+                xnnpack=_KERNELS[xnnpack],
+                runs=runs,
+                warmup=warmup,
+                seed=seed,
+                memory=memory,
+                progress=lambda done, total: display.update(done, total, {}),
+            )
+    text = json.dumps(found.to_dict(), indent=1)
+    if output is not None:
+        write_atomically(output, text)
     if as_json:
-        typer.echo(json.dumps({k: v.to_dict() for k, v in found.items()}, indent=1))
+        typer.echo(text)
         return
-    first = next(iter(found.values())).median_ms
-    table = [["file", "median, ms", "quartiles", "p90", "cold", "relative"]]
-    for name, one in found.items():
+    table = [["file", "threads", "XNNPACK", "median, ms", "quartiles", "p90", "cold"]]
+    table[0] += ["peak MB", "ratio (95 %)", ""]
+    for row in found.rows:
         table.append(
             [
-                name,
-                f"{one.median_ms:.3f}",
-                f"{one.q1_ms:.3f} to {one.q3_ms:.3f}",
-                f"{one.p90_ms:.3f}",
-                f"{one.cold_ms:.3f}",
-                f"{one.median_ms / first:.2f}",
+                row.name,
+                str(row.num_threads),
+                "on" if row.xnnpack else "off",
+                f"{row.median_ms:.3f}",
+                f"{row.q1_ms:.3f} to {row.q3_ms:.3f}",
+                f"{row.p90_ms:.3f}",
+                f"{row.cold_ms:.3f}",
+                "" if row.memory_mb is None else f"{row.memory_mb:.1f}",
+                f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})",
+                row.verdict,
             ]
         )
     print_table(table)
+    if found.noisy:
+        typer.echo(
+            "The machine was too noisy to tell some of them apart: stop what else "
+            "runs, or give --runs more."
+        )

@@ -4,6 +4,8 @@ from tfcompress._lazy import lazy
 
 _NAMES = {
     "CalibrationError": "calibration",
+    "Compared": "comparison",
+    "Comparison": "comparison",
     "ExportError": "forms",
     "Inspection": "inspection",
     "LayerError": "by_layer",
@@ -16,6 +18,7 @@ _NAMES = {
     "QUANTIZATIONS": "forms",
     "TFLiteModel": "tflite_model",
     "TensorInfo": "tflite_model",
+    "compare_latency": "comparison",
     "cpu_model": "latency_cache",
     "evaluate_tflite": "evaluate",
     "export_tflite": "export",

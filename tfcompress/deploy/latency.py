@@ -111,32 +111,72 @@ def measure_latency(
             f"`clock` must be one of {tuple(CLOCKS)}, and 'cpu' counts one thread "
             f"only. Received: clock={clock!r}, num_threads={num_threads}"
         )
-    now = CLOCKS[clock]
     random = np.random.default_rng(seed)
-    named = _named(paths)
     interpreters = {
-        name: _prepare(path, num_threads, batch_size, random)
-        for name, path in named.items()
+        name: prepare(path, num_threads, batch_size, random)
+        for name, path in named_files(paths).items()
     }
+    taken = sample_in_turn(
+        interpreters, runs=runs, warmup=warmup, random=random, now=CLOCKS[clock]
+    )
+    return {
+        name: Latency(
+            **quantiles_ms(taken.seconds[name]),
+            cold_ms=taken.cold[name] * 1e3,
+            invokes=taken.invokes[name],
+            **options,
+        )
+        for name in interpreters
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Times of several models, taken in turn.
+
+    Attributes:
+        seconds: of a run, by model and round.
+        cold: of the first run.
+        invokes: runs averaged in a sample.
+    """
+
+    seconds: dict[str, list[float]]
+    cold: dict[str, float]
+    invokes: dict[str, int]
+
+
+def sample_in_turn(
+    interpreters: Mapping[str, Interpreter],
+    *,
+    runs: int,
+    warmup: int,
+    random: np.random.Generator,
+    now: Callable[[], float],
+    progress: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """One sample of every model in each round, in an order drawn anew.
+
+    Args:
+        interpreters: with their inputs set.
+        runs: rounds.
+        warmup: untimed runs of each before.
+        random: draws the orders.
+        now: the clock.
+        progress: called with (rounds done, rounds in all).
+    """
     cold = {name: _time(model, 1, now) for name, model in interpreters.items()}
     invokes = {
         name: _invokes(model, warmup, now) for name, model in interpreters.items()
     }
-    samples: dict[str, list[float]] = {name: [] for name in named}
-    names = list(named)
-    for _ in range(runs):
+    seconds: dict[str, list[float]] = {name: [] for name in interpreters}
+    names = list(interpreters)
+    for done in range(runs):
         for position in random.permutation(len(names)):
             name = names[position]
-            samples[name].append(_time(interpreters[name], invokes[name], now))
-    return {
-        name: Latency(
-            **_quantiles(samples[name]),
-            cold_ms=cold[name] * 1e3,
-            invokes=invokes[name],
-            **options,
-        )
-        for name in names
-    }
+            seconds[name].append(_time(interpreters[name], invokes[name], now))
+        if progress is not None:
+            progress(done + 1, runs)
+    return Samples(seconds, cold, invokes)
 
 
 def steadiest_clock(num_threads: int) -> str:
@@ -150,7 +190,8 @@ def steadiest_clock(num_threads: int) -> str:
     return "cpu" if num_threads == 1 and fine else "elapsed"
 
 
-def _named(paths: Any) -> dict[str, str | os.PathLike]:
+def named_files(paths: Any) -> dict[str, str | os.PathLike]:
+    """Files by name; see `measure_latency`."""
     if isinstance(paths, Mapping):
         named = dict(paths)
     else:
@@ -165,14 +206,19 @@ def _named(paths: Any) -> dict[str, str | os.PathLike]:
     return named
 
 
-def _prepare(
+def prepare(
     path: str | os.PathLike,
     num_threads: int,
     batch_size: int,
     random: np.random.Generator,
+    *,
+    use_xnnpack: bool = True,
 ) -> Interpreter:
+    """A model with random inputs set, ready to run."""
     inputs = TFLiteModel(path, num_threads=num_threads).inputs
-    interpreter = open_interpreter(path, num_threads=num_threads)
+    interpreter = open_interpreter(
+        path, num_threads=num_threads, use_xnnpack=use_xnnpack
+    )
     for info in inputs:
         batch = info.shape[0] if info.shape else batch_size
         if batch not in (None, batch_size) or None in info.shape[1:]:
@@ -218,7 +264,8 @@ def _time(interpreter: Interpreter, invokes: int, now: Callable[[], float]) -> f
     return (now() - start) / invokes
 
 
-def _quantiles(seconds: list[float]) -> dict[str, float]:
+def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and 90 % quantile, in milliseconds."""
     q1, median, q3, p90 = np.quantile(seconds, [0.25, 0.5, 0.75, 0.9]) * 1e3
     return {
         "median_ms": float(median),

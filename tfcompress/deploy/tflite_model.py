@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tfcompress.errors import ModelFileError, TfcompressError
 
@@ -58,13 +58,17 @@ class TensorInfo:
 
 
 def open_interpreter(
-    path: str | os.PathLike, *, num_threads: int | None = None
+    path: str | os.PathLike,
+    *,
+    num_threads: int | None = None,
+    use_xnnpack: bool = True,
 ) -> Interpreter:
     """Opens a ``.tflite`` file and allocates its tensors.
 
     Args:
         path: the file.
         num_threads: CPU threads; `None` leaves the choice to LiteRT.
+        use_xnnpack: with the fast kernels that LiteRT takes by default, or without.
 
     Returns:
         A LiteRT `Interpreter`.
@@ -92,7 +96,12 @@ def open_interpreter(
             f"of an exported .tflite file. Received: {path}"
         )
     try:
-        interpreter = Interpreter(str(path), num_threads=num_threads)
+        kernels = "BUILTIN" if use_xnnpack else "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
+        interpreter = Interpreter(
+            str(path),
+            num_threads=num_threads,
+            experimental_op_resolver_type=OpResolverType[kernels],
+        )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ModelFileError(
