@@ -6,6 +6,7 @@ faster than one with all threads.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -16,6 +17,16 @@ from typing import Any
 
 from benchmarks.common import machine
 from tfcompress.files import write_atomically
+
+
+def grid_parser(description: str) -> argparse.ArgumentParser:
+    """What the command line of every grid understands."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, help="start no cell after")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--backwards", action="store_true", help="start from the end")
+    return parser
 
 
 class Cells:
@@ -57,6 +68,7 @@ class Cells:
         function: Callable[[Any], dict[str, Any]],
         *,
         minutes: float | None = None,
+        backwards: bool = False,
     ) -> None:
         """Runs what is missing, and says how long the rest will take.
 
@@ -64,8 +76,10 @@ class Cells:
             keys: of all cells, in the order to run them.
             function: runs one cell.
             minutes: no new cell is started after this time.
+            backwards: start from the end.
         """
-        missing = [key for key in keys if self.name(key) not in self.found]
+        ordered = keys[::-1] if backwards else keys
+        missing = [key for key in ordered if self.name(key) not in self.found]
         started = time.monotonic()
         for done, key in enumerate(missing):
             passed = (time.monotonic() - started) / 60

@@ -10,14 +10,13 @@ nothing of data; the last lines are `Budgeted`, which does, at the same budgets.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from typing import Any
 
 import keras
 import numpy as np
 
-from benchmarks.cells import Cells
+from benchmarks.cells import Cells, grid_parser
 from benchmarks.common import RESULTS, table, write_table
 from benchmarks.networks import BATCH_SIZE, dataset, trained
 from tfcompress.cost import layer_specs
@@ -94,11 +93,8 @@ def summarize(cells: dict[str, dict[str, Any]], keys: list[tuple]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = grid_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("small", "full"), default="small")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--backwards", action="store_true", help="start from the end")
     arguments = parser.parse_args()
     keys = list(itertools.product(NETWORKS, BUDGETS, range(arguments.seeds)))
     name = "data_aware" + ("" if arguments.size == "small" else "_full")
@@ -111,7 +107,7 @@ def main() -> None:
         return {"network": network, "budget": budget, **found}
 
     if not arguments.report:
-        cells.run(keys[::-1] if arguments.backwards else keys, run)
+        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
     write_table(name, summarize(cells.found, keys))
 
 

@@ -12,7 +12,6 @@ Cells are saved as they end; a run that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from typing import Any
 
@@ -20,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.cells import Cells
+from benchmarks.cells import Cells, grid_parser
 from benchmarks.common import RESULTS, table, write_table
 from benchmarks.networks import BATCH_SIZE, dataset, trained
 from tfcompress import models
@@ -158,12 +157,7 @@ def _row(name: str, group: list[dict[str, Any]]) -> tuple[Any, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, help="start no cell after")
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--backwards", action="store_true", help="start from the end")
-    arguments = parser.parse_args()
+    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
     keys = [
         (run, variant, seed)
         for seed, run in itertools.product(range(arguments.seeds), RUNS)
@@ -176,8 +170,7 @@ def main() -> None:
         return RUNS[key[0]](*key[1:])
 
     if not arguments.report:
-        ordered = keys[::-1] if arguments.backwards else keys
-        cells.run(ordered, run, minutes=arguments.minutes)
+        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
     write_table("distillation_runs", summarize(cells.found, keys))
 
 

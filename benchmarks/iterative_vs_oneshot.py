@@ -12,7 +12,6 @@ goes on where it was. The rounds are not judged: none is rolled back.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.cells import Cells
+from benchmarks.cells import Cells, grid_parser
 from benchmarks.common import RESULTS, table, write_table
 from benchmarks.networks import BATCH_SIZE, dataset, trained
 from tfcompress.distill import ViewSpec, evaluate
@@ -179,12 +178,8 @@ def plot(cells: dict[str, dict[str, Any]], keys: list[tuple], path: Path) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = grid_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sorted(EPOCHS), default="small")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, help="start no cell after")
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--backwards", action="store_true", help="start from the end")
     arguments = parser.parse_args()
     keys = [
         (network, budget, method, by, seed)
@@ -202,8 +197,7 @@ def main() -> None:
         return run_cell(*key, arguments.size)
 
     if not arguments.report:
-        ordered = keys[::-1] if arguments.backwards else keys
-        cells.run(ordered, run, minutes=arguments.minutes)
+        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
     write_table(name, summarize(cells.found, keys))
     plot(cells.found, keys, RESULTS / f"{name}.png")
 

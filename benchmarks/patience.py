@@ -13,7 +13,6 @@ goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.cells import Cells
+from benchmarks.cells import Cells, grid_parser
 from benchmarks.common import RESULTS, table, write_table
 from benchmarks.networks import CACHE
 from tfcompress import models
@@ -266,12 +265,7 @@ def plot(cells: dict[str, dict[str, Any]], keys: Sequence[tuple], path: Path) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, help="start no cell after")
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--backwards", action="store_true", help="start from the end")
-    arguments = parser.parse_args()
+    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
     keys = keys_of(arguments.seeds)
     cells = Cells(RESULTS / "patience.json", settings={"budget": BUDGET})
 
@@ -280,8 +274,7 @@ def main() -> None:
         return run_cell(*key)
 
     if not arguments.report:
-        ordered = keys[::-1] if arguments.backwards else keys
-        cells.run(ordered, run, minutes=arguments.minutes)
+        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
     write_table("patience", summarize(cells.found, keys))
     plot(cells.found, keys, RESULTS / "patience.png")
 

@@ -14,9 +14,8 @@ from typing import BinaryIO
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with write_with(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 @contextlib.contextmanager

@@ -125,6 +125,14 @@ def feeds(model, count=16):
     return images(count)
 
 
+def expected_of(build, model, inputs):
+    """Outputs as a file gives them: several by name."""
+    outputs = model(inputs, training=False)
+    if build is two_outputs:
+        return dict(zip(["zeta", "alpha"], outputs, strict=True))
+    return outputs
+
+
 BUILDERS = [functional, sequential, nested, two_inputs, two_outputs, subclassed]
 
 
@@ -134,9 +142,7 @@ def test_float32_equals_keras_at_any_batch_size(build, tmp_path):
     before = [np.array(w) for w in model.get_weights()]
     path = export_tflite(model, tmp_path / "new" / "m.tflite")
     inputs = feeds(model, 7)
-    expected = model(inputs, training=False)
-    if build is two_outputs:
-        expected = dict(zip(["zeta", "alpha"], expected, strict=True))
+    expected = expected_of(build, model, inputs)
     for batch_size in (1, 3, 7):
         got = TFLiteModel(path).predict(inputs, batch_size=batch_size)
         keras.tree.map_structure(
@@ -198,9 +204,7 @@ def test_int8_is_integer_throughout_and_close(build, io_dtype, tmp_path):
     file = TFLiteModel(path)
     assert {info.dtype for info in (*file.inputs, *file.outputs)} == {io_dtype}
     got = keras.tree.flatten(file.predict(inputs, batch_size=5))
-    expected = model(inputs, training=False)
-    if build is two_outputs:
-        expected = dict(zip(["zeta", "alpha"], expected, strict=True))
+    expected = expected_of(build, model, inputs)
     for a, b in zip(keras.tree.flatten(expected), got, strict=True):
         assert b.dtype == np.float32 and b.shape == a.shape
         assert np.abs(a - b).max() <= 0.06 * np.abs(a).max()
@@ -404,9 +408,7 @@ def test_wide_activations_are_integer_and_closer(build, io_dtype, tmp_path):
     file = TFLiteModel(path)
     assert {info.dtype for info in (*file.inputs, *file.outputs)} == {io_dtype}
     got = keras.tree.flatten(file.predict(inputs, batch_size=5))
-    expected = model(inputs, training=False)
-    if build is two_outputs:
-        expected = dict(zip(["zeta", "alpha"], expected, strict=True))
+    expected = expected_of(build, model, inputs)
     for a, b in zip(keras.tree.flatten(expected), got, strict=True):
         assert np.abs(a - b).max() <= 0.02 * np.abs(a).max()
 

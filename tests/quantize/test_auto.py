@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.data import load_dataset
 from tfcompress.deploy import (
     ExportError,
     evaluate_tflite,
@@ -21,20 +20,10 @@ L = keras.layers
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(scope="module")
-def model(digits):
-    network = vgg((8, 8, 1), 10, width=8, blocks=2, hidden=16)
-    network.compile(
-        keras.optimizers.Adam(3e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+def model(by_labels):
+    return by_labels(
+        vgg((8, 8, 1), 10, width=8, blocks=2, hidden=16), epochs=8, learning_rate=3e-3
     )
-    keras.utils.set_random_seed(0)
-    network.fit(*digits.arrays("train"), batch_size=64, epochs=8, verbose=0)
-    return network
 
 
 def spoilt(model):

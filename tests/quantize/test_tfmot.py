@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from tfcompress.data import load_dataset
 from tfcompress.deploy import CalibrationError, ExportError, TFLiteModel
 from tfcompress.deploy.flatbuffer import float_ops, read_ops
 from tfcompress.distill import ViewSpec, evaluate
@@ -18,19 +17,8 @@ L = keras.layers
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(scope="module")
-def model(digits):
-    network = resnet((8, 8, 1), 10, depth=8, width=8, seed=0)
-    network.compile(
-        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    keras.utils.set_random_seed(0)
-    network.fit(*digits.arrays("train"), batch_size=64, epochs=4, verbose=0)
-    return network
+def model(by_labels):
+    return by_labels(resnet((8, 8, 1), 10, depth=8, width=8, seed=0), epochs=4)
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import Interpreter
 
 from tfcompress.deploy.calibration import calibration_samples
 from tfcompress.deploy.convert import layer_of
 from tfcompress.deploy.export import export_tflite
 from tfcompress.deploy.flatbuffer import read_ops
 from tfcompress.deploy.interface import describe
-from tfcompress.deploy.tflite_model import TFLiteModel
+from tfcompress.deploy.tflite_model import TFLiteModel, kernels
 
 # Samples that are compared, at most: all their tensors are held at once.
 _MAX_SAMPLES = 64
@@ -115,7 +115,7 @@ def _results(
     interpreter = Interpreter(
         str(path),
         experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_op_resolver_type=kernels(use_xnnpack=False),
     )
     interpreter.allocate_tensors()
     file = TFLiteModel(path)

@@ -23,7 +23,7 @@ from tfcompress.deploy.latency import (
     sample_in_turn,
 )
 from tfcompress.deploy.latency_cache import cpu_model
-from tfcompress.deploy.tflite_model import ModelInputError
+from tfcompress.deploy.tflite_model import ModelInputError, kernels
 
 # Of the intervals of ratios.
 CONFIDENCE = 0.95
@@ -246,8 +246,7 @@ def _ratio(
 
 def _memory(path: str | os.PathLike, num_threads: int, use_xnnpack: bool) -> float:
     """Megabytes that loading and one run add to the peak memory of a new process."""
-    kernels = "BUILTIN" if use_xnnpack else "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
-    arguments = [str(Path(path)), str(num_threads), kernels]
+    arguments = [str(Path(path)), str(num_threads), kernels(use_xnnpack).name]
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY_SCRIPT, *arguments],
         capture_output=True,

@@ -128,7 +128,7 @@ def export_interface(
     samples = None
     if quantization in CALIBRATED:
         samples = calibration_samples(calibration, interface, MAX_CALIBRATION_SAMPLES)
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         content = convert(
             model,
             interface,
@@ -142,7 +142,7 @@ def export_interface(
         try:
             temporary.write_bytes(content)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         verify(
             temporary,
             name=path.name,
@@ -181,29 +181,35 @@ def _check_float_layers(
 
 
 @contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path` that becomes `path` only on success."""
-    if path.is_dir():
-        raise ExportError(f"The export path is a folder; name a file. Received: {path}")
+    check_no_folder(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Tried before the conversion, so that a bad path costs no time.
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield temporary
         try:
             os.replace(temporary, path)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _unwritable(path: Path, error: OSError) -> ExportError:
+def check_no_folder(path: Path) -> None:
+    """Raises where a file cannot be, for a folder has its name."""
+    if path.is_dir():
+        raise ExportError(f"The export path is a folder; name a file. Received: {path}")
+
+
+def unwritable(path: Path, error: OSError) -> ExportError:
+    """The error for a path that cannot be written to."""
     return ExportError(
-        f"The TFLite file cannot be written ({error.strerror or error}); choose a path "
+        f"The file cannot be written ({error.strerror or error}); choose a path "
         f"in a folder that can be written. Received: {path}"
     )

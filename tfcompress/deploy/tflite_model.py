@@ -57,6 +57,13 @@ class TensorInfo:
         return (values.astype(np.float32) - self.zero_point) * np.float32(self.scale)
 
 
+def kernels(use_xnnpack: bool) -> OpResolverType:
+    """LiteRT's kernels: with XNNPACK, as by default, or without any delegate."""
+    if use_xnnpack:
+        return OpResolverType.BUILTIN
+    return OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+
+
 def open_interpreter(
     path: str | os.PathLike,
     *,
@@ -96,11 +103,10 @@ def open_interpreter(
             f"of an exported .tflite file. Received: {path}"
         )
     try:
-        kernels = "BUILTIN" if use_xnnpack else "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
         interpreter = Interpreter(
             str(path),
             num_threads=num_threads,
-            experimental_op_resolver_type=OpResolverType[kernels],
+            experimental_op_resolver_type=kernels(use_xnnpack),
         )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:

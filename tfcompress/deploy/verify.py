@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import Interpreter
 
 from tfcompress.deploy.convert import SIGNATURE, layers_at
 from tfcompress.deploy.flatbuffer import (
@@ -18,6 +18,7 @@ from tfcompress.deploy.flatbuffer import (
 )
 from tfcompress.deploy.forms import ExportError
 from tfcompress.deploy.interface import Interface
+from tfcompress.deploy.tflite_model import kernels
 
 # What the weights must hold, in the forms that compute in float.
 _STORED = {
@@ -82,9 +83,7 @@ def _load(written: Path, name: str, interface: Interface) -> None:
     try:
         interpreter = Interpreter(
             str(written),
-            experimental_op_resolver_type=(
-                OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-            ),
+            experimental_op_resolver_type=kernels(use_xnnpack=False),
         )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:

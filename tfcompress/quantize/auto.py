@@ -20,6 +20,7 @@ from tfcompress.deploy import (
     export_tflite,
     layer_errors,
 )
+from tfcompress.deploy.export import check_no_folder, unwritable
 from tfcompress.errors import OptionError
 from tfcompress.quantize.aware import quantize_aware
 from tfcompress.quantize.equalization import equalize
@@ -175,16 +176,12 @@ def quantize_auto(
 @contextlib.contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
     """A folder on the same disk, that a file can be renamed from."""
-    if path.is_dir():
-        raise ExportError(f"The export path is a folder; name a file. Received: {path}")
+    check_no_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-")
     except OSError as error:
-        raise ExportError(
-            f"The TFLite file cannot be written ({error.strerror or error}); choose a "
-            f"path in a folder that can be written. Received: {path}"
-        ) from error
+        raise unwritable(path, error) from error
     with folder as name:
         yield Path(name)
 
@@ -238,8 +235,7 @@ class _Ways:
         self, made: Callable[[], keras.Model], **options: Any
     ) -> Callable[[Path], Any]:
         def write(file: Path) -> None:
-            options.setdefault("quantization", "int8")
-            export_tflite(made(), file, **self.options, **options)
+            export_tflite(made(), file, quantization="int8", **self.options, **options)
 
         return write
 

@@ -16,8 +16,9 @@ import tensorflow as tf
 from tfcompress.deploy.export import check_export, export_interface
 from tfcompress.deploy.interface import Interface, describe, name_outputs
 from tfcompress.errors import OptionError
-from tfcompress.quantize.legacy import Legacy, graph_of, kept_scope, to_legacy, toolkit
+from tfcompress.quantize.legacy import Legacy, kept_scope, to_legacy, toolkit
 from tfcompress.quantize.training import Progress, Training, train_twin
+from tfcompress.surgery.chains import graph_of
 
 # What training is to leave as pruning or clustering made it.
 PRESERVE = ("sparsity", "clusters")

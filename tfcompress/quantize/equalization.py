@@ -12,13 +12,12 @@ import tensorflow as tf
 
 from tfcompress.deploy import CalibrationError
 from tfcompress.surgery import expand
-from tfcompress.surgery.chains import chained
+from tfcompress.surgery.chains import chained, graph_of
 from tfcompress.surgery.fold import fold_batch_norm
 from tfcompress.trace import leaves
 
 L = keras.layers
-_FIRST = (L.Conv1D, L.Conv2D, L.Conv3D, L.DepthwiseConv2D, L.Dense)
-_SECOND = (L.Conv1D, L.Conv2D, L.Conv3D, L.DepthwiseConv2D, L.Dense)
+_LINEAR = (L.Conv1D, L.Conv2D, L.Conv3D, L.DepthwiseConv2D, L.Dense)
 # Functions f with f(a x) = a f(x) for positive a.
 _HOMOGENEOUS = (keras.activations.linear, keras.activations.relu)
 _SMALLEST = 1e-8
@@ -64,11 +63,12 @@ def equalize(
         activation = sizes.get(id(first))
         if activation is None:
             activation = np.linalg.norm(outputs, axis=0)
+        reads = _reads(second)
         scale = np.sqrt(
-            np.maximum(activation, _SMALLEST) / np.maximum(_reads(second), _SMALLEST)
+            np.maximum(activation, _SMALLEST) / np.maximum(reads, _SMALLEST)
         )
         # A channel that is never used stays as it is.
-        scale[(activation <= _SMALLEST) | (_reads(second) <= _SMALLEST)] = 1.0
+        scale[(activation <= _SMALLEST) | (reads <= _SMALLEST)] = 1.0
         weights = [(outputs / scale).reshape(kernel.shape)]
         if first.use_bias:
             weights.append(np.asarray(first.bias, np.float64) / scale)
@@ -84,7 +84,7 @@ def _pairs(model: keras.Model) -> list[tuple[Any, Any]]:
     after = {id(layer): reader for layer, reader in chained(model)}
     found = []
     for _, layer in leaves(model):
-        if type(layer) not in _FIRST or layer.activation not in _HOMOGENEOUS:
+        if type(layer) not in _LINEAR or layer.activation not in _HOMOGENEOUS:
             continue
         reader = after.get(id(layer))
         while reader is not None and _passes(reader):
@@ -105,7 +105,7 @@ def _passes(layer: Any) -> bool:
 
 def _fits(first: Any, second: Any) -> bool:
     return (
-        type(second) in _SECOND
+        type(second) in _LINEAR
         and getattr(second, "groups", 1) == 1
         and getattr(first, "data_format", None) != "channels_first"
         and len(_reads(second)) == _outputs(first)
@@ -130,7 +130,7 @@ def _activations(
     """Largest absolute activation of every channel of the layers, by `id`."""
     if calibration is None:
         return {}
-    graph = model._functional if isinstance(model, keras.Sequential) else model
+    graph = graph_of(model)
     known = {id(layer) for layer in graph.layers}
     probed = [layer for layer in layers if id(layer) in known]
     probe = keras.Model(graph.inputs, [layer.output for layer in probed])

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tfcompress.errors import UnsupportedModelError
 from tfcompress.surgery import copy_model, expand
+from tfcompress.surgery.chains import graph_of
 from tfcompress.surgery.fold import fold_batch_norm
 from tfcompress.trace import leaves
 
@@ -283,11 +284,6 @@ def _plain_config(layer: Any, kind: type) -> dict[str, Any]:
         if key in known and not isinstance(value, dict) and key != "dtype":
             config[key] = value
     return config
-
-
-def graph_of(model: keras.Model) -> Any:
-    """The functional graph of a Sequential or Functional model."""
-    return model._functional if isinstance(model, keras.Sequential) else model
 
 
 def _is_symbolic(value: Any) -> bool:

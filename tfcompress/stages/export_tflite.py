@@ -92,7 +92,7 @@ class ExportTFLite(Stage):
                     path,
                     quantization=name,
                     calibration=calibration,
-                    io_dtype=self._io_dtype(name),
+                    io_dtype=self.io_dtype_of(name),
                     metadata=context.data.metadata(),
                 )
             artefacts[name] = path
@@ -130,7 +130,8 @@ class ExportTFLite(Stage):
             metadata=data.metadata(),
         )
 
-    def _io_dtype(self, quantization: str) -> str:
+    def io_dtype_of(self, quantization: str) -> str:
+        """Type of inputs and outputs of a file of this form."""
         if self.io_dtype == "float32":
             return "float32"
         return IO_DTYPES.get(quantization, "float32")

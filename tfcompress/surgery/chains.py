@@ -8,6 +8,11 @@ from typing import Any
 import keras
 
 
+def graph_of(model: keras.Model) -> Any:
+    """The functional graph of a Sequential or Functional model."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
 def chained(model: keras.Model) -> Iterator[tuple[Any, Any]]:
     """Pairs `(layer, reader)`: the reader alone reads what the layer gives.
 
@@ -34,7 +39,7 @@ def chained(model: keras.Model) -> Iterator[tuple[Any, Any]]:
 
 
 def _graphs(model: keras.Model) -> Iterator[Any]:
-    graph = model._functional if isinstance(model, keras.Sequential) else model
+    graph = graph_of(model)
     if getattr(graph, "_nodes_by_depth", None) is None:
         return
     yield graph
