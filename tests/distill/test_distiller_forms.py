@@ -303,6 +303,90 @@ def test_a_compiled_teacher_beside_an_uncompiled_student(net, batch):
     assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
 
 
+def with_norms(seed, *, nested=False):
+    body = [
+        layers.Conv2D(6, 3, use_bias=False, name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(10),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *body])
+    random = np.random.default_rng(seed)
+    model.set_weights([random.uniform(0.2, 1.0, w.shape) for w in model.get_weights()])
+    return keras.Sequential([keras.Input((8, 8, 1)), model]) if nested else model
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.BatchNormalization()
+        self.flatten = layers.Flatten()
+        self.dense = layers.Dense(10)
+
+    def call(self, x, training=None):
+        return self.dense(self.flatten(self.norm(x, training=training)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "nested", "subclassed"])
+def test_a_folded_teacher_gives_the_same_logits(kind, batch, digits):
+    if kind == "subclassed":
+        teacher = Subclassed()
+        teacher(batch[0], training=True)
+    else:
+        teacher = with_norms(5, nested=kind == "nested")
+    before = [np.array(v) for v in teacher.variables]
+    (data,) = next(iter(numbered(batch[0], batch_size=16)))
+    student = with_norms(1)
+    exact = Distiller(student, teacher, views=PLAIN, teacher_fold=False)
+    folded = Distiller(student, teacher, views=PLAIN)
+    np.testing.assert_array_equal(
+        exact.teacher_logits(data)[0], teacher(data.inputs, training=False)
+    )
+    np.testing.assert_allclose(
+        folded.teacher_logits(data)[0], exact.teacher_logits(data)[0], rtol=1e-4
+    )
+    assert folded.teacher is teacher
+    for old, new in zip(before, teacher.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    # As it was when the distiller was made; unfolded it is read anew.
+    if kind == "plain":
+        old = np.array(folded.teacher_logits(data)[0])
+        teacher.layers[-1].bias.assign_add(np.ones(10))
+        np.testing.assert_array_equal(folded.teacher_logits(data)[0], old)
+        np.testing.assert_array_equal(
+            exact.teacher_logits(data)[0], teacher(data.inputs, training=False)
+        )
+
+
+def test_a_subclassed_student(batch):
+    student = Subclassed()
+    student(batch[0])
+    distiller = Distiller(student, with_norms(5))
+    distiller.compile("adam")
+    before = np.array(student.dense.kernel)
+    history = distiller.fit(*batch, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.abs(before - student.dense.kernel).max() > 0
+    other = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten()])
+    other.add(layers.Dense(7))
+    with pytest.raises(DistillationError, match="same classes"):
+        Distiller(student, other)
+
+
+def test_tapped_teachers_are_not_folded(batch):
+    student, teacher = with_norms(1), with_norms(5)
+    match = FeatureMatch(teacher="conv", student="conv")
+    distiller = Distiller(student, teacher, views=PLAIN, features=[match])
+    figures = one_step(distiller, batch[0])
+    both = [
+        keras.Model(m.inputs, m.get_layer("conv").output)(batch[0])
+        for m in (student, teacher)
+    ]
+    error = np.mean(np.square(np.subtract(*both))) / np.var(both[1])
+    assert figures["loss"] == pytest.approx(figures["kl"] + error, rel=1e-3)
+
+
 def test_the_ensemble_of_crops_is_always_the_same(net, batch):
     student, teacher = net(1), net(5)
     spec = ViewSpec.named("fix/ic_ens", teacher_crops=6)

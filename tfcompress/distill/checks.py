@@ -36,8 +36,15 @@ def check_models(
 
 
 def output_shapes(model: keras.Model) -> list[Any]:
-    """Shape of each output, or of None where they are not known."""
+    """Shape of each output; of one output with classes unknown where nothing tells."""
     outputs = getattr(model, "outputs", None)
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if not outputs and isinstance(shape, (tuple, list)) and shape:
+        # A subclassed model; of several inputs the shape is no list of sizes.
+        sizes = [None, *shape[1:]]
+        if all(size is None or isinstance(size, int) for size in sizes):
+            found = model.compute_output_spec(keras.KerasTensor(sizes), training=False)
+            outputs = keras.tree.flatten(found)
     return [tuple(x.shape) for x in outputs] if outputs else [(None, None)]
 
 
@@ -59,7 +66,8 @@ def check_outputs(
             )
         parts = zip(outputs, its_kinds, shapes, own, strict=True)
         for output, kind, theirs, ours in parts:
-            if len(theirs) != len(ours) or theirs[-1] != ours[-1]:
+            unknown = None in (theirs[-1], ours[-1])
+            if not unknown and (len(theirs) != len(ours) or theirs[-1] != ours[-1]):
                 raise DistillationError(
                     "Teacher and student must have the same classes: the teacher "
                     f"'{teacher.name}' gives {theirs[-1]}, the student "

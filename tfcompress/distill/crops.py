@@ -103,7 +103,17 @@ def crop_and_resize(images: Any, boxes: Boxes, size: tuple[Any, Any]) -> Any:
     rows = _resampling(boxes.top, boxes.height, still, shape[1], size[0])
     columns = _resampling(boxes.left, boxes.width, boxes.flip, shape[2], size[1])
     rows, columns = (tf.cast(m, images.dtype) for m in (rows, columns))
-    return tf.einsum("bxw,byh,bhwc->byxc", columns, rows, images)
+    # As plain products of matrices: an einsum of all three takes half as long again.
+    batch, high, wide, channels = tf.unstack(shape)
+    found = tf.matmul(rows, tf.reshape(images, (batch, high, wide * channels)))
+    found = tf.reshape(found, (batch, size[0], wide, channels))
+    found = tf.reshape(
+        tf.transpose(found, (0, 2, 1, 3)), (batch, wide, size[0] * channels)
+    )
+    found = tf.reshape(tf.matmul(columns, found), (batch, size[1], size[0], channels))
+    found = tf.transpose(found, (0, 2, 1, 3))
+    known = [n if isinstance(n, int) else None for n in size]
+    return tf.ensure_shape(found, (images.shape[0], *known, images.shape[3]))
 
 
 def recolour(images: Any, draw: Any, strength: float) -> Any:

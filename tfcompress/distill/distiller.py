@@ -63,6 +63,9 @@ class Distiller(keras.Model):
             default that of its input.
         teacher_dtype: such as "bfloat16", for the teacher's computation.
         teacher_jit: compile the teacher by XLA where the student cannot be.
+        teacher_fold: compute with a copy of the teacher whose batch normalization, as
+            it is now, is part of the kernels: faster, and equal but for rounding. False
+            where the teacher's weights change later.
         seed: of the views.
 
     Raises:
@@ -99,6 +102,7 @@ class Distiller(keras.Model):
         teacher_size: Any = None,
         teacher_dtype: str | None = None,
         teacher_jit: bool = False,
+        teacher_fold: bool = True,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -126,6 +130,7 @@ class Distiller(keras.Model):
                 ensemble=ensemble,
                 dtype=teacher_dtype,
                 jit_compile=teacher_jit,
+                fold=teacher_fold,
                 layers=self._extras.teacher_layers,
             ),
             Reader(student, preprocess=student_preprocess, size=student_size),
