@@ -247,7 +247,7 @@ def test_faulty_folders(tmp_path, digits):
     [
         ({}, "needs a name"),
         ({"name": "digits", "trainlimit": 5}, "did you mean 'train_limit'"),
-        ({"folder": "a", "idx": "b"}, "not both"),
+        ({"folder": "a", "idx": "b"}, "one of folder, idx and examples"),
         ({"name": "digits", "image_size": 8}, "two numbers"),
         ({"name": "digits", "image_size": (8, 0)}, "positive whole"),
         ({"name": "digits", "pixel_range": (1, 0)}, "low < high"),

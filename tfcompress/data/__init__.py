@@ -4,6 +4,7 @@ Importing this package does not import TensorFlow.
 """
 
 from tfcompress.data.dataset import Dataset
+from tfcompress.data.examples import write_examples
 from tfcompress.data.idx import read_idx
 from tfcompress.data.importing import import_idx
 from tfcompress.data.load import load_dataset
@@ -16,4 +17,5 @@ __all__ = [
     "import_idx",
     "load_dataset",
     "read_idx",
+    "write_examples",
 ]

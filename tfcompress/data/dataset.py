@@ -111,13 +111,16 @@ class Dataset:
             repeat=repeat,
             drop_remainder=drop_remainder,
         )
-        return batches.map(
-            lambda images, labels: (
-                _scale(tf.cast(images, tf.float32), self.pixel_range),
-                labels,
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        ).prefetch(tf.data.AUTOTUNE)
+
+        def ready(images: Any, labels: Any) -> tuple[Any, Any]:
+            # What is float already is in the pixel range.
+            if images.dtype.is_floating:
+                return images, labels
+            return _scale(tf.cast(images, tf.float32), self.pixel_range), labels
+
+        return batches.map(ready, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+            tf.data.AUTOTUNE
+        )
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """A whole split as arrays, in stored order; for small data and tests.
@@ -129,7 +132,9 @@ class Dataset:
             DatasetError: if there is no such split.
         """
         images, labels = self._source(split).arrays()
-        return _scale(images.astype(np.float32), self.pixel_range), labels.copy()
+        if images.dtype == np.uint8:
+            images = _scale(images.astype(np.float32), self.pixel_range)
+        return np.array(images), labels.copy()
 
     def calibration(
         self, n: int, *, seed: int = 0, batch_size: int = 1

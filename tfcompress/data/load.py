@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.data.dataset import Dataset
+from tfcompress.data.examples import load_examples
 from tfcompress.data.folders import load_folder
 from tfcompress.data.idx import find_idx_folder, read_idx_folder
 from tfcompress.data.sources import MemorySource, resize_images
@@ -68,6 +69,15 @@ def load_dataset(
         return _from_folder(spec, split_seed)
     if spec.idx is not None:
         return _from_idx(spec, Path(spec.idx), split_seed)
+    if spec.examples is not None:
+        found = load_examples(spec, split_seed=split_seed)
+        return _dataset(
+            spec,
+            found.shape,
+            found.class_names,
+            found.sources,
+            lambda: found.fingerprint,
+        )
     if spec.name == "digits":
         return _from_digits(spec, split_seed)
     builder = prepared_builder(spec.name, data_dir=spec.data_dir)
@@ -166,7 +176,9 @@ def _dataset(
     identify: Callable[[], str],
 ) -> Dataset:
     height, width, channels = (int(n) for n in shape)
-    name = spec.name or Path(spec.folder or spec.idx or "").resolve().name
+    name = (
+        spec.name or Path(spec.folder or spec.idx or spec.examples or "").resolve().name
+    )
     base = name.replace("-", "_").split(":")[0].split("/")[0].lower()
     return Dataset(
         name=name,

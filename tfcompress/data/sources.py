@@ -93,7 +93,7 @@ class MemorySource:
     """A split held as arrays.
 
     Args:
-        images: uint8 `[n, h, w, c]`.
+        images: uint8 `[n, h, w, c]`, or float32 in the pixel range.
         labels: int32 `[n]`.
     """
 

@@ -47,6 +47,12 @@ class DatasetSpec:
         folder: an image folder: `folder/<class>/*.png`, or
             `folder/train/<class>/*.png` beside `validation` and `test`.
         idx: a folder with IDX files (`train-images-idx3-ubyte[.gz]`, ...).
+        examples: a folder with TFRecord files of tf.Examples in `train/`, `eval/` (or
+            `test/`) and, where there is one, `validation/`; an Examples artefact of TFX
+            is such a folder.
+        features: of `examples`, where they do not speak for themselves: names of the
+            features `image`, `label` and `id`, and the `shape` of raw images.
+        class_names: of `examples`: the name of each label; numbers by default.
         data_dir: the TFDS data folder; TFDS' own default where not given.
         image_size: resize every image to `(height, width)` pixels. Required where
             the images differ in size.
@@ -65,16 +71,27 @@ class DatasetSpec:
     name: str = ""
     folder: str | None = None
     idx: str | None = None
+    examples: str | None = None
+    features: dict[str, Any] | None = None
+    class_names: tuple[str, ...] | None = None
     data_dir: str | None = None
     image_size: tuple[int, int] | None = None
     pixel_range: tuple[float, float] = (0.0, 1.0)
     train_limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.folder and self.idx:
-            raise DatasetError("a dataset has a folder or idx, not both; drop one")
-        if not (self.name or self.folder or self.idx):
-            raise DatasetError("a dataset needs a name, a folder or idx")
+        places = [p for p in (self.folder, self.idx, self.examples) if p]
+        if len(places) > 1:
+            raise DatasetError(
+                "a dataset has one of folder, idx and examples; drop the others"
+            )
+        if not (self.name or places):
+            raise DatasetError("a dataset needs a name, a folder, idx or examples")
+        if not self.examples and (self.features or self.class_names):
+            raise DatasetError("features and class_names belong to examples")
+        if self.class_names is not None:
+            names = tuple(str(name) for name in self.class_names)
+            object.__setattr__(self, "class_names", names)
         if self.image_size is not None:
             size = _pair("image_size", self.image_size)
             if not all(isinstance(n, int) and n > 0 for n in size):

@@ -1,0 +1,212 @@
+"""Which features of a tf.Example are the image and its label."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tfcompress.data.spec import DatasetError
+from tfcompress.errors import nearest
+
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """How an example is read.
+
+    Attributes:
+        image: name of the feature that holds the image.
+        label: of the one that holds the class number.
+        id: of the one that numbers the examples, or None.
+        encoded: whether the image is PNG, JPEG, GIF or BMP, and not raw numbers.
+        integer: whether raw numbers are whole ones from 0 to 255; else floats, which
+            are taken as they are.
+        shape: `(height, width, channels)` of raw images; of encoded ones only the
+            channels count.
+    """
+
+    image: str
+    label: str
+    id: str | None
+    encoded: bool
+    integer: bool
+    shape: tuple[int, int, int]
+
+    def parse(self, serialized: Any, *, identified: bool) -> dict[str, Any]:
+        """Images, labels and numbers of serialized examples.
+
+        Args:
+            serialized: strings `[b]`; encoded images must be of one size then.
+            identified: whether "id" is wanted; zeros where there is none.
+
+        Returns:
+            "image" uint8 or float32 `[b, h, w, c]`, "label" int64 `[b]`, "id".
+        """
+        import tensorflow as tf
+
+        spec: dict[str, Any] = {self.label: tf.io.FixedLenFeature([], tf.int64)}
+        if self.encoded:
+            spec[self.image] = tf.io.FixedLenFeature([], tf.string)
+        else:
+            kind = tf.int64 if self.integer else tf.float32
+            spec[self.image] = tf.io.FixedLenFeature([math.prod(self.shape)], kind)
+        if identified and self.id is not None:
+            spec[self.id] = tf.io.FixedLenFeature([], tf.int64)
+        found = tf.io.parse_example(serialized, spec)
+        image = self.as_images(found[self.image])
+        result = {"image": image, "label": found[self.label]}
+        if identified:
+            blank = tf.zeros_like(found[self.label])
+            result["id"] = blank if self.id is None else found[self.id]
+        return result
+
+    def as_images(self, stored: Any) -> Any:
+        """What the image feature holds, as images.
+
+        Args:
+            stored: strings `[b]` of encoded images, or numbers `[b, h * w * c]`.
+        """
+        import tensorflow as tf
+
+        if not self.encoded:
+            image = tf.reshape(stored, (-1, *self.shape))
+            return tf.cast(image, tf.uint8) if self.integer else image
+        channels = self.shape[2]
+        return tf.map_fn(
+            lambda one: tf.io.decode_image(
+                one, channels=channels, expand_animations=False
+            ),
+            stored,
+            fn_output_signature=tf.TensorSpec((None, None, channels), tf.uint8),
+        )
+
+
+def find_features(example: Any, *, where: str) -> Features:
+    """The image, the label and the number, found by what an example holds.
+
+    Args:
+        example: a `tf.train.Example`.
+        where: what errors call its place.
+
+    Raises:
+        DatasetError: none or several candidates; names them.
+    """
+    held = example.features.feature
+    images = [name for name in sorted(held) if _is_image(held[name])]
+    image = _choose(images, "image", held, where)
+    labels = [
+        name
+        for name in sorted(held)
+        if name == "label"
+        or (len(held[name].int64_list.value) == 1 and name not in ("id", image))
+    ]
+    label = _choose(labels, "label", held, where)
+    return known_features({"image": image, "label": label}, example, where=where)
+
+
+def known_features(given: Mapping[str, Any], example: Any, *, where: str) -> Features:
+    """The features that a description names.
+
+    Args:
+        given: "image", "label" and optionally "id" (names of features) and "shape"
+            (height, width and channels of the image).
+        example: a `tf.train.Example` that must have them.
+        where: what errors call its place.
+
+    Raises:
+        DatasetError: an unknown key, a missing feature, or a shape that does not fit.
+    """
+    known = ("image", "label", "id", "shape")
+    for key in given:
+        if key not in known:
+            raise DatasetError(
+                f"unknown features option '{key}'; {nearest(key, known)}"
+            )
+    held = example.features.feature
+    image, label = given.get("image", "image"), given.get("label", "label")
+    number = given.get("id", "id" if "id" in held else None)
+    for what, name in (("image", image), ("label", label), ("id", number)):
+        if name is not None and name not in held:
+            raise DatasetError(
+                f"the examples in {where} have no feature '{name}' for the {what}; "
+                f"they have {', '.join(sorted(held)) or 'none'}"
+            )
+    if len(held[label].int64_list.value) != 1:
+        raise DatasetError(
+            f"the label '{label}' in {where} is not one whole number; convert labels "
+            "to class numbers from 0"
+        )
+    encoded = bool(held[image].bytes_list.value)
+    shape = given.get("shape")
+    return Features(
+        image=image,
+        label=label,
+        id=number,
+        encoded=encoded,
+        integer=bool(held[image].int64_list.value),
+        shape=_encoded_shape(held[image], shape, image, where)
+        if encoded
+        else _raw_shape(held[image], shape, image, where),
+    )
+
+
+def _is_image(feature: Any) -> bool:
+    if len(feature.bytes_list.value) == 1:
+        return feature.bytes_list.value[0].startswith(_IMAGE_STARTS)
+    return _count(feature) > 3
+
+
+def _count(feature: Any) -> int:
+    return len(feature.float_list.value) or len(feature.int64_list.value)
+
+
+def _choose(candidates: list[str], what: str, held: Any, where: str) -> str:
+    if what in candidates:
+        return what
+    if len(candidates) == 1:
+        return candidates[0]
+    found = f"{len(candidates)} candidates" if candidates else "none"
+    names = ", ".join(sorted(held)) or "none"
+    raise DatasetError(
+        f"the examples in {where} do not say which feature is the {what} ({found}); "
+        f"give features: {{{what}: NAME}}. They have {names}"
+    )
+
+
+def _encoded_shape(
+    feature: Any, shape: Any, name: str, where: str
+) -> tuple[int, int, int]:
+    import tensorflow as tf
+
+    try:
+        image = tf.io.decode_image(feature.bytes_list.value[0], expand_animations=False)
+    except tf.errors.InvalidArgumentError as error:
+        raise DatasetError(
+            f"the image '{name}' in {where} is no PNG, JPEG, GIF or BMP"
+        ) from error
+    height, width, channels = (int(n) for n in image.shape)
+    channels = int(shape[2]) if shape else 3 if channels >= 3 else 1
+    return height, width, channels
+
+
+def _raw_shape(feature: Any, shape: Any, name: str, where: str) -> tuple[int, int, int]:
+    count = _count(feature)
+    if shape is not None:
+        given = tuple(int(n) for n in shape)
+        if len(given) != 3 or math.prod(given) != count:
+            raise DatasetError(
+                f"the image '{name}' in {where} has {count} numbers, which are not "
+                f"(height, width, channels) = {given}"
+            )
+        return given
+    for channels in (1, 3):
+        side = math.isqrt(count // channels)
+        if side * side * channels == count:
+            return side, side, channels
+    raise DatasetError(
+        f"the image '{name}' in {where} has {count} numbers, which make no square; "
+        "give features: {shape: [HEIGHT, WIDTH, CHANNELS]}"
+    )
