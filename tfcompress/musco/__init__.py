@@ -9,6 +9,7 @@ _NAMES = {
     "Task": "task",
     "as_batches": "start",
     "compress": "rounds",
+    "factorize_once": "once",
     "musco": "passes",
     "progressive": "rounds",
 }

@@ -133,16 +133,16 @@ class Session:
         budget: Budget | None = None,
     ) -> tuple[keras.Model, Round]:
         """Factorizes, recalibrates and fine-tunes; the round is not judged yet."""
-        candidate = self._factorized(current, plan, scores)
+        candidate = self.factorized(current, plan, scores)
         factorized = self.measure(candidate)
-        candidate = self._recalibrated(candidate)
+        candidate = self.recalibrated(candidate)
         recalibrated = self.measure(candidate)
         tuned = copy_model(candidate)
         rate = self._fine_tune(tuned, index)
         fine_tuned = self.measure(tuned)
         # After few steps the moving averages are behind the weights: then the network
         # is better than it looks.
-        fresh = self._recalibrated(tuned)
+        fresh = self.recalibrated(tuned)
         refreshed = self.measure(fresh)
         if self.drop(fine_tuned, refreshed) < 0.0:
             tuned, fine_tuned = fresh, refreshed
@@ -160,16 +160,18 @@ class Session:
         )
         return tuned if better else candidate, found
 
-    def _recalibrated(self, model: keras.Model) -> keras.Model:
+    def recalibrated(self, model: keras.Model) -> keras.Model:
+        """A copy with batch-norm statistics of the training batches."""
         steps = max(self.calibration_steps, _RECALIBRATION_BATCHES)
         return recalibrate_batch_norm(model, self.train, steps=steps)
 
-    def _factorized(
+    def factorized(
         self,
         current: keras.Model,
         plan: Plan,
         scores: Mapping[str, Mapping[str, Any]],
     ) -> keras.Model:
+        """A copy with the plan's ranks; data-aware factors where data were measured."""
         if self.asymmetric and self.calibration_steps:
             return factorize_on_data(
                 current,

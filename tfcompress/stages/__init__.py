@@ -8,10 +8,23 @@ from tfcompress.stages.compress import Compress
 from tfcompress.stages.distill import Distill
 from tfcompress.stages.evaluate import Evaluate
 from tfcompress.stages.export_tflite import ExportTFLite
+from tfcompress.stages.factorize import Factorize
+from tfcompress.stages.fine_tune import FineTune
+from tfcompress.stages.quantize import Quantize
 from tfcompress.stages.teacher import Teacher
 
 STAGES: dict[str, type[Stage]] = {
-    stage.name: stage for stage in (Teacher, Distill, Compress, ExportTFLite, Evaluate)
+    stage.name: stage
+    for stage in (
+        Teacher,
+        Distill,
+        Compress,
+        Factorize,
+        FineTune,
+        Quantize,
+        ExportTFLite,
+        Evaluate,
+    )
 }
 
 __all__ = [
@@ -21,7 +34,10 @@ __all__ = [
     "Distill",
     "Evaluate",
     "ExportTFLite",
+    "Factorize",
+    "FineTune",
     "Network",
+    "Quantize",
     "Stage",
     "StageResult",
     "Teacher",

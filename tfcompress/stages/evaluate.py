@@ -62,7 +62,7 @@ class Evaluate(Stage):
             path = context.folder / f"{name}_float32.tflite"
             exported = export_tflite(model, path, metadata=data.metadata())
             files[f"{name} float32"] = (name, exported)
-        for name in (*QUANTIZATIONS, AUTO):
+        for name in (*QUANTIZATIONS, AUTO, "quantized"):
             if name in inputs:
                 files[f"{latest} {name}"] = (latest, inputs[name])
         forward = {name: _compiled(model) for name, model in models.items()}
