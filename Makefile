@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test saved-models lint format clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tfcompress needs Python 3.11 or newer')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,edge,plots]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,edge,onnx,plots]"
 	touch $@
 
 demo: setup
@@ -18,7 +18,14 @@ demo: setup
 
 # Two processes at once: with threads of its own in each, BLAS only gets in the way.
 test: setup
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	pipelines/fetch_fashion_mnist.sh $(CURDIR)/.data
+	TFCOMPRESS_DATA=$${TFCOMPRESS_DATA:-$(CURDIR)/.data} OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+# About two hours on two cores; goes on where it was stopped.
+saved-models: setup
+	pipelines/fetch_fashion_mnist.sh $(CURDIR)/.data
+	TFCOMPRESS_DATA=$${TFCOMPRESS_DATA:-$(CURDIR)/.data} $(BIN)/python pipelines/saved_models.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -129,6 +129,18 @@ def test_export_as_far_as_the_accuracy_allows(cli, model, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_export_in_other_formats(cli, model, tmp_path):
+    folder = tmp_path / "serving" / "1"
+    code, out, err = cli("export", model, "-o", folder, "--format", "saved_model")
+    assert code == 0, err
+    total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    assert out == f"{folder}: {total:,} bytes\n"
+    file = tmp_path / "m.onnx"
+    code, out, err = cli("export", model, "-o", file, "--data", "digits")
+    assert code == 0, err
+    assert out == f"{file}: {file.stat().st_size:,} bytes\n"
+
+
 def test_compress_and_distill(cli, model, tmp_path):
     smaller = tmp_path / "smaller.keras"
     code, out, err = cli(
@@ -210,6 +222,9 @@ def test_bad_inputs(cli, model, tmp_path):
         ("export", model, "-o", new, "--allow", "flexx"): "any of",
         ("export", model, "-o", new, "--quantization", "auto"): "--data",
         ("export", model, "-o", new, "--max-drop", "2"): "max_drop must lie in",
+        ("export", model, "-o", model): "the model itself",
+        ("export", model, "-o", new, "--format", "onxx"): "did you mean 'onnx'?",
+        (*("export", model, "-o", "m.onnx"), "--quantization", "int8"): "Only .tflite",
         ("bench", text): "text.keras",
         ("bench", text, "--threads", "0"): "positive",
         ("bench", text, "--threads", "two"): "--threads takes numbers",

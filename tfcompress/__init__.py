@@ -32,6 +32,8 @@ _NAMES = {
     "compress": "musco",
     "evaluate_tflite": "deploy",
     "expand": "surgery",
+    "export_onnx": "deploy",
+    "export_saved_model": "deploy",
     "export_tflite": "deploy",
     "factorize": "surgery",
     "inspect_tflite": "deploy",

@@ -39,6 +39,14 @@ def numbers(text: str | None, kind: type, flag: str) -> tuple[Any, ...] | None:
         ) from error
 
 
+def refuse_the_model(output: Path, model: Path) -> None:
+    """Raises where a command would write over the model that it reads."""
+    if output.exists() and model.exists() and output.samefile(model):
+        raise TfcompressError(
+            f"The output '{output}' is the model itself: name another file."
+        )
+
+
 def open_data(data: str, image_size: str | None, pixel_range: str) -> Any:
     """The data set that `--data` names: a name, an image folder or an IDX folder."""
     from tfcompress.data import DatasetSpec, load_dataset

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tfcompress.cli.common import (
+    Data,
     ImageSize,
     Json,
     PixelRange,
@@ -17,10 +18,12 @@ from tfcompress.cli.common import (
     numbers,
     open_data,
     print_table,
+    refuse_the_model,
 )
-from tfcompress.errors import TfcompressError
+from tfcompress.errors import TfcompressError, nearest
 from tfcompress.files import write_atomically
 
+_FORMATS = ("tflite", "onnx", "saved_model")
 _KERNELS = {"on": (True,), "off": (False,), "both": (True, False)}
 
 Tflite = Annotated[Path, typer.Argument(help="A .tflite file.")]
@@ -34,7 +37,16 @@ def add_file_commands(app: typer.Typer) -> None:
 
 def export(
     model: Annotated[Path, typer.Argument(help="A .keras file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A .tflite file.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The file, or a SavedModel's folder.")
+    ],
+    file_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="tflite, onnx or saved_model; without it, FILE.onnx is ONNX.",
+        ),
+    ] = None,
     quantization: Annotated[
         str,
         typer.Option(
@@ -64,8 +76,8 @@ def export(
     ] = 3,
     seed: Seed = 0,
 ) -> None:
-    """Write a model as .tflite, and check the file."""
-    from tfcompress.deploy.forms import AUTO, CALIBRATED, IO_DTYPES
+    """Write a model as .tflite, ONNX or SavedModel, and check the file."""
+    from tfcompress.deploy.forms import AUTO, CALIBRATED
     from tfcompress.stages import Context, load_model
     from tfcompress.stages.export_tflite import ExportTFLite
 
@@ -77,6 +89,8 @@ def export(
         max_drop=max_drop,
         training_epochs=training_epochs,
     )
+    refuse_the_model(output, model)
+    file_format = _format_of(output, file_format, quantization)
     if quantization in (*CALIBRATED, AUTO) and data is None:
         raise TfcompressError(
             f"{quantization} needs images to calibrate with: give --data."
@@ -95,26 +109,47 @@ def export(
             table = stage.auto(network, output, context).table()
             typer.echo(f"{table}\n{output}: {output.stat().st_size:,} bytes")
             return
-        from tfcompress.deploy import export_tflite
+        from tfcompress import deploy
 
-        integer = io_dtype == "integer"
-        path = export_tflite(
-            network,
-            output,
-            quantization=quantization,
-            calibration=images,
-            io_dtype=IO_DTYPES.get(quantization, "float32") if integer else "float32",
-            metadata=None if found is None else found.metadata(),
-            allow=tuple(allow or ()),
+        metadata = None if found is None else found.metadata()
+        if file_format == "tflite":
+            path = deploy.export_tflite(
+                network,
+                output,
+                quantization=quantization,
+                calibration=images,
+                io_dtype=stage.io_dtype_of(quantization),
+                metadata=metadata,
+                allow=tuple(allow or ()),
+            )
+        else:
+            write = getattr(deploy, f"export_{file_format}")
+            path = write(network, output, metadata=metadata)
+    typer.echo(f"{path}: {_size(path):,} bytes")
+
+
+def _format_of(output: Path, given: str | None, quantization: str) -> str:
+    """The format to write: as said, else by the name of the file."""
+    found = given or ("onnx" if output.suffix == ".onnx" else "tflite")
+    if found not in _FORMATS:
+        raise TfcompressError(f"No format '{found}'; {nearest(found, _FORMATS)}")
+    if found != "tflite" and quantization != "float32":
+        raise TfcompressError(
+            f"Only .tflite files are quantized: leave --quantization {quantization} "
+            f"out, or --format {found}."
         )
-    typer.echo(f"{path}: {path.stat().st_size:,} bytes")
+    return found
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def evaluate(
     file: Tflite,
-    data: Annotated[
-        str, typer.Option("--data", help="Data set name, image folder or IDX folder.")
-    ],
+    data: Data,
     reference: Annotated[
         Path | None,
         typer.Option(help="The .keras file to compare with, layer by layer."),
@@ -203,7 +238,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time .tflite files in one interleaved run, so that drift hits all alike."""
-    counts = numbers(threads, int, "--threads") or ()
+    counts = numbers(threads, int, "--threads")
     if xnnpack not in _KERNELS:
         raise TfcompressError(f"--xnnpack is on, off or both. Received: {xnnpack}")
     if runs < 1 or warmup < 0 or min(counts) < 1:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tfcompress.cli.common import open_data
+from tfcompress.cli.common import open_data, refuse_the_model
 from tfcompress.errors import TfcompressError
 from tfcompress.stages import Compress, Distill, Stage
 
@@ -171,10 +171,7 @@ def _run(cls: type[Stage], given: dict[str, Any], subject: str) -> None:
     preset = {"preset": given["preset"]} if given.get("preset") else {}
     stage = parse_stage(cls, _nested(cls, given) | preset)
     output: Path = given["output"]
-    if output.exists() and output.samefile(given[subject]):
-        raise TfcompressError(
-            f"The output '{output}' is the model itself: name another file."
-        )
+    refuse_the_model(output, given[subject])
     if output.suffix != ".keras":
         raise TfcompressError(f"The output must end in .keras. Received: {output}")
     if not output.parent.is_dir():

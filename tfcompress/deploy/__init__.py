@@ -21,6 +21,8 @@ _NAMES = {
     "compare_latency": "comparison",
     "cpu_model": "latency_cache",
     "evaluate_tflite": "evaluate",
+    "export_onnx": "onnx",
+    "export_saved_model": "saved_model",
     "export_tflite": "export",
     "inspect_tflite": "inspection",
     "layer_errors": "by_layer",

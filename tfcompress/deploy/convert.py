@@ -49,7 +49,7 @@ def convert(
     Raises:
         ExportError: names the reason, and the layers where they are known.
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet_conversion():
         graph = None
         try:
             graph = save_signature(interface, folder)
@@ -220,7 +220,7 @@ def layer_of(model: keras.Model, place: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_conversion() -> Iterator[None]:
     """Mutes the Python chatter of saving and converting; C++ logs are the process's."""
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
     levels = [logger.level for logger in loggers]

@@ -41,21 +41,11 @@ def described(
         ExportError: what was given is no JSON.
     """
     entry = {
-        "tfcompress": __version__,
-        "keras": keras.__version__,
-        "model": model.name,
-        "model_sha256": model_hash(model),
         "quantization": quantization,
         "content_sha256": content_hash(content),
-        **(given or {}),
+        **model_description(model, given),
     }
-    try:
-        text = json.dumps(entry, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ExportError(
-            f"`metadata` must be plain data that JSON can hold ({error}). "
-            f"Received: {given!r}"
-        ) from error
+    text = json.dumps(entry, sort_keys=True)
     unpacked = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(text.encode(), np.uint8)
@@ -67,6 +57,34 @@ def described(
     builder = flatbuffers.Builder(len(content) + len(text) + 1024)
     builder.Finish(unpacked.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def model_description(
+    model: keras.Model, given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What any exported form says of its model: versions, hash, what the caller says.
+
+    Args:
+        model: the Keras model.
+        given: plain data; goes before the rest.
+
+    Raises:
+        ExportError: what was given is no JSON.
+    """
+    try:
+        json.dumps(given, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"`metadata` must be plain data that JSON can hold ({error}). "
+            f"Received: {given!r}"
+        ) from error
+    return {
+        "tfcompress": __version__,
+        "keras": keras.__version__,
+        "model": model.name,
+        "model_sha256": model_hash(model),
+        **(given or {}),
+    }
 
 
 def read_metadata(content: bytes) -> dict[str, Any] | None:
