@@ -3,6 +3,9 @@
     python -m benchmarks.iterative_vs_oneshot              # some two hours, two cores
     python -m benchmarks.iterative_vs_oneshot --backwards  # beside it: the other end
     python -m benchmarks.iterative_vs_oneshot --size full  # the realistic version
+    # Does longer fine-tuning make up for more? A quarter of an hour.
+    python -m benchmarks.iterative_vs_oneshot --epochs 30 \
+        --only "0.25 | one-shot Budgeted | dist"
 
 Every cell compresses one network trained on Fashion-MNIST to one share of its MACs by
 one method, with the same number of fine-tuning epochs in all, by labels or by
@@ -72,7 +75,14 @@ METHODS: dict[str, Callable[..., Compression]] = {
 
 
 def run_cell(
-    network: str, budget: float, method: str, by: str, seed: int, size: str
+    network: str,
+    budget: float,
+    method: str,
+    by: str,
+    seed: int,
+    *,
+    size: str,
+    epochs: int,
 ) -> dict[str, Any]:
     """Compresses one network once and tests it."""
     data = dataset(size)
@@ -82,7 +92,7 @@ def run_cell(
     started = time.perf_counter()
     result = METHODS[method](
         Budget(macs=budget),
-        EPOCHS[size],
+        epochs,
         model=model,
         train=data.batches("train", BATCH_SIZE, shuffle_seed=seed, repeat=True),
         validation=data.batches("validation", 500),
@@ -180,21 +190,27 @@ def plot(cells: dict[str, dict[str, Any]], keys: list[tuple], path: Path) -> Non
 def main() -> None:
     parser = grid_parser(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sorted(EPOCHS), default="small")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning, in all")
+    parser.add_argument("--only", default="", help="cells whose name holds this")
     arguments = parser.parse_args()
+    epochs = arguments.epochs or EPOCHS[arguments.size]
     keys = [
         (network, budget, method, by, seed)
         for seed, budget, by, network, method in itertools.product(
             range(arguments.seeds), BUDGETS, TEACHING, NETWORKS, METHODS
         )
     ]
+    keys = [key for key in keys if arguments.only in Cells.name(key)]
     name = "iterative_vs_oneshot"
     if arguments.size != "small":
         name += f"_{arguments.size}"
-    cells = Cells(RESULTS / f"{name}.json", settings={"epochs": EPOCHS[arguments.size]})
+    if arguments.epochs:
+        name += f"_{epochs}_epochs"
+    cells = Cells(RESULTS / f"{name}.json", settings={"epochs": epochs})
 
     def run(key: tuple) -> dict[str, Any]:
         keras.backend.clear_session()
-        return run_cell(*key, arguments.size)
+        return run_cell(*key, size=arguments.size, epochs=epochs)
 
     if not arguments.report:
         cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)

@@ -35,6 +35,7 @@ ROOMS = (
     "plots",
     "report",
     "runner",
+    "tfx",
     "cli",
 )
 # Only `quantize` may know them: importing tfmot turns the process to Keras 2.

@@ -87,7 +87,7 @@ def run_recipe(
     with _locked(folder):
         _check_folder(folder, recipe)
         _write_identity(folder, recipe)
-        _seed_everything(recipe.seed)
+        seed_everything(recipe.seed)
         results = _run_stages(recipe, folder, data, display)
         return write_report(recipe, data, results, folder)
 
@@ -127,8 +127,8 @@ def _run_stage(
     # What a stopped run of this very stage left is there for the stage to go on from.
     partial.mkdir(exist_ok=True)
     (partial / _KEY).write_text(key)
-    seed = zlib.crc32(f"{recipe.seed}/{stage.name}".encode()) % 2**31
-    _seed_everything(seed)
+    seed = stage_seed(recipe.seed, stage.name)
+    seed_everything(seed)
     started = time.perf_counter()
     context = Context(folder=partial, data=data, seed=seed, progress=display.update)
     made, figures = stage.run(artefacts, context)
@@ -240,7 +240,13 @@ def _write_identity(folder: Path, recipe: Recipe) -> None:
     write_atomically(folder / "run.json", json.dumps(identity, indent=1))
 
 
-def _seed_everything(seed: int) -> None:
+def stage_seed(seed: int, name: str) -> int:
+    """The seed of a stage: it does not depend on the stages before it."""
+    return zlib.crc32(f"{seed}/{name}".encode()) % 2**31
+
+
+def seed_everything(seed: int) -> None:
+    """What a stage starts from: fresh names of layers, and these random numbers."""
     import keras
     import tensorflow as tf
 

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfcompress.data.sources import scale_pixels
 from tfcompress.data.spec import DatasetError
 from tfcompress.data.splits import SPLITS
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-
-def _scale(images: Any, pixel_range: tuple[float, float]) -> Any:
-    low, high = (np.float32(bound) for bound in pixel_range)
-    return images / np.float32(255) * (high - low) + low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,7 @@ class Dataset:
             # What is float already is in the pixel range.
             if images.dtype.is_floating:
                 return images, labels
-            return _scale(tf.cast(images, tf.float32), self.pixel_range), labels
+            return scale_pixels(tf.cast(images, tf.float32), self.pixel_range), labels
 
         return batches.map(ready, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
             tf.data.AUTOTUNE
@@ -133,7 +129,7 @@ class Dataset:
         """
         images, labels = self._source(split).arrays()
         if images.dtype == np.uint8:
-            images = _scale(images.astype(np.float32), self.pixel_range)
+            images = scale_pixels(images.astype(np.float32), self.pixel_range)
         return np.array(images), labels.copy()
 
     def calibration(

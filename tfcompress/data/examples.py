@@ -21,7 +21,6 @@ from tfcompress.data.sources import (
     MEMORY_LIMIT_BYTES,
     MemorySource,
     StreamSource,
-    resize_images,
 )
 from tfcompress.data.spec import DatasetError, DatasetSpec
 from tfcompress.data.splits import SPLITS, balanced_subset, holdout_split
@@ -63,17 +62,24 @@ def load_examples(spec: DatasetSpec, *, split_seed: int) -> ExampleSplits:
         DatasetError: a missing folder or split, no image or label in the examples,
             images that differ in shape, or labels out of range.
     """
-    root = Path(spec.examples or "")
-    files = split_files(root)
-    first = _first_example(files["train"])
-    where = f"'{files['train'][0]}'"
-    if spec.features:
-        features = known_features(spec.features, first, where=where)
-    else:
-        features = find_features(first, where=where)
+    files = split_files(Path(spec.examples or ""))
+    features = example_features(spec)
     if _held_in_memory(files, features):
         return _in_memory(spec, files, features, split_seed)
     return _streamed(spec, files, features)
+
+
+def example_features(spec: DatasetSpec) -> Features:
+    """Which features hold image and label: as the spec says, or as the first tells.
+
+    Raises:
+        DatasetError: see `load_examples`.
+    """
+    files = split_files(Path(spec.examples or ""))["train"]
+    first = _first_example(files)
+    if spec.features:
+        return known_features(spec.features, first, where=f"'{files[0]}'")
+    return find_features(first, where=f"'{files[0]}'")
 
 
 def split_files(root: Path) -> dict[str, list[str]]:
@@ -202,17 +208,14 @@ def _arrays(
     for start in range(0, len(records), 1024):
         part = tf.constant(records[start : start + 1024])
         try:
-            parsed = features.parse(part, identified=True)
+            parsed = features.parse(part, size=spec.image_size, identified=True)
         except tf.errors.InvalidArgumentError as error:
             raise DatasetError(
                 f"examples in '{Path(files[0]).parent}' do not have the image "
                 f"'{features.image}' and the label '{features.label}' of the first one "
                 f"({str(error.message)[:160]})"
             ) from error
-        image = parsed["image"]
-        if spec.image_size is not None and features.encoded:
-            image = resize_images(image, spec.image_size)
-        images.append(image.numpy())
+        images.append(parsed["image"].numpy())
         labels.append(parsed["label"].numpy())
         keys.append(parsed["id"].numpy())
     image, label, key = (np.concatenate(some) for some in (images, labels, keys))
@@ -249,11 +252,8 @@ def _streamed(
             "class_names"
         )
     size = spec.image_size
-    sample = features.parse(
-        next(iter(read_records(files["train"]).batch(1))), identified=False
-    )["image"]
-    shape = tuple(int(n) for n in sample.shape[1:])
-    shape = (*size, shape[2]) if size is not None and features.encoded else shape
+    resized = size is not None and features.encoded
+    shape = (*size, features.shape[2]) if resized else features.shape
     counts = {split: _count(some) for split, some in files.items()}
     held_out = "validation" not in files
     share = 10
@@ -277,15 +277,12 @@ def _streamed(
                 )
 
             def parse(record: Any) -> Any:
-                found = features.parse(record[None], identified=False)
-                image = found["image"][0]
-                if size is not None and features.encoded:
-                    image = resize_images(image, size)
+                found = features.parse(record[None], size=size)
                 label = tf.cast(found["label"][0], tf.int32)
                 tf.debugging.assert_less(
                     label, len(spec.class_names), message="label out of range"
                 )
-                return tf.ensure_shape(image, shape), label
+                return tf.ensure_shape(found["image"][0], shape), label
 
             return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
 

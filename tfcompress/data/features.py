@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tfcompress.data.sources import resize_images, scale_pixels
 from tfcompress.data.spec import DatasetError
 from tfcompress.errors import nearest
 
@@ -35,11 +36,19 @@ class Features:
     integer: bool
     shape: tuple[int, int, int]
 
-    def parse(self, serialized: Any, *, identified: bool) -> dict[str, Any]:
+    def parse(
+        self,
+        serialized: Any,
+        *,
+        size: tuple[int, int] | None = None,
+        identified: bool = False,
+    ) -> dict[str, Any]:
         """Images, labels and numbers of serialized examples.
 
         Args:
-            serialized: strings `[b]`; encoded images must be of one size then.
+            serialized: strings `[b]`.
+            size: `(height, width)` that encoded images are resized to; without it
+                they must all be as large as the first.
             identified: whether "id" is wanted; zeros where there is none.
 
         Returns:
@@ -47,40 +56,76 @@ class Features:
         """
         import tensorflow as tf
 
-        spec: dict[str, Any] = {self.label: tf.io.FixedLenFeature([], tf.int64)}
-        if self.encoded:
-            spec[self.image] = tf.io.FixedLenFeature([], tf.string)
-        else:
-            kind = tf.int64 if self.integer else tf.float32
-            spec[self.image] = tf.io.FixedLenFeature([math.prod(self.shape)], kind)
+        integer = tf.io.FixedLenFeature([], tf.int64)
+        spec = {self.label: integer, self.image: self._stored()}
         if identified and self.id is not None:
-            spec[self.id] = tf.io.FixedLenFeature([], tf.int64)
+            spec[self.id] = integer
         found = tf.io.parse_example(serialized, spec)
-        image = self.as_images(found[self.image])
-        result = {"image": image, "label": found[self.label]}
+        result = {
+            "image": self._images(found[self.image], size),
+            "label": found[self.label],
+        }
         if identified:
             blank = tf.zeros_like(found[self.label])
             result["id"] = blank if self.id is None else found[self.id]
         return result
 
-    def as_images(self, stored: Any) -> Any:
-        """What the image feature holds, as images.
+    def parse_images(
+        self,
+        serialized: Any,
+        *,
+        pixel_range: tuple[float, float],
+        size: tuple[int, int] | None = None,
+    ) -> Any:
+        """What a model is given for serialized examples, which need no label.
 
         Args:
-            stored: strings `[b]` of encoded images, or numbers `[b, h * w * c]`.
+            serialized: strings `[b]`.
+            pixel_range: what bytes 0 and 255 become; floats are taken as they are.
+            size: see `parse`.
+
+        Returns:
+            float32 `[b, h, w, c]`.
         """
         import tensorflow as tf
 
+        found = tf.io.parse_example(serialized, {self.image: self._stored()})
+        images = self._images(found[self.image], size)
+        if images.dtype.is_floating:
+            return images
+        return scale_pixels(tf.cast(images, tf.float32), pixel_range)
+
+    def _stored(self) -> Any:
+        import tensorflow as tf
+
+        if self.encoded:
+            return tf.io.FixedLenFeature([], tf.string)
+        kind = tf.int64 if self.integer else tf.float32
+        return tf.io.FixedLenFeature([math.prod(self.shape)], kind)
+
+    def _images(self, stored: Any, size: tuple[int, int] | None) -> Any:
+        import tensorflow as tf
+
         if not self.encoded:
-            image = tf.reshape(stored, (-1, *self.shape))
-            return tf.cast(image, tf.uint8) if self.integer else image
-        channels = self.shape[2]
+            images = tf.reshape(stored, (-1, *self.shape))
+            return tf.cast(images, tf.uint8) if self.integer else images
+        shape = (*(size or self.shape[:2]), self.shape[2])
+
+        def decode(one: Any) -> Any:
+            image = tf.io.decode_image(
+                one, channels=self.shape[2], expand_animations=False
+            )
+            same = tf.reduce_all(tf.equal(tf.shape(image), shape))
+            if size is None:
+                tf.debugging.assert_equal(
+                    same, True, message="images differ in size; give image_size"
+                )
+            else:
+                image = tf.cond(same, lambda: image, lambda: resize_images(image, size))
+            return tf.ensure_shape(image, shape)
+
         return tf.map_fn(
-            lambda one: tf.io.decode_image(
-                one, channels=channels, expand_animations=False
-            ),
-            stored,
-            fn_output_signature=tf.TensorSpec((None, None, channels), tf.uint8),
+            decode, stored, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
         )
 
 

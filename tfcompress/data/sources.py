@@ -63,6 +63,12 @@ def index_dataset(
     return epoch.flat_map(order)
 
 
+def scale_pixels(images: Any, pixel_range: tuple[float, float]) -> Any:
+    """Pixels from 0 to 255, as float32, in another range."""
+    low, high = (np.float32(bound) for bound in pixel_range)
+    return images / np.float32(255) * (high - low) + low
+
+
 def resize_images(images: Any, size: tuple[int, int]) -> Any:
     """Resizes uint8 images `[..., h, w, c]` with an antialiased bilinear filter."""
     import tensorflow as tf
