@@ -9,6 +9,7 @@ import keras
 import pytest
 
 from tfcompress.cli import main
+from tfcompress.data import load_dataset, write_examples
 from tfcompress.models import resnet
 
 
@@ -127,6 +128,17 @@ def test_export_as_far_as_the_accuracy_allows(cli, model, tmp_path):
     assert code == 0, err
     assert "<- chosen" in out and f"{path.stat().st_size:,} bytes" in out
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_data_may_be_examples(cli, model, tmp_path):
+    folder = write_examples(load_dataset("digits"), tmp_path / "examples")
+    path = tmp_path / "m.tflite"
+    code, out, err = cli(
+        *("export", model, "-o", path, "--quantization", "int8", "--data", folder)
+    )
+    assert code == 0, err
+    code, out, err = cli("evaluate", path, "--data", folder, "--json")
+    assert code == 0 and json.loads(out)["samples"] == 359, err
 
 
 def test_export_in_other_formats(cli, model, tmp_path):

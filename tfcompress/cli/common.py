@@ -12,7 +12,8 @@ from tfcompress.errors import TfcompressError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Data = Annotated[
-    str, typer.Option("--data", help="Data set name, image folder or IDX folder.")
+    str,
+    typer.Option("--data", help="Data set name, or folder: images, IDX, examples."),
 ]
 ImageSize = Annotated[
     str | None, typer.Option(help="Resize images: HEIGHT,WIDTH in pixels.")
@@ -48,7 +49,7 @@ def refuse_the_model(output: Path, model: Path) -> None:
 
 
 def open_data(data: str, image_size: str | None, pixel_range: str) -> Any:
-    """The data set that `--data` names: a name, an image folder or an IDX folder."""
+    """The data set that `--data` names: by name, or as a folder."""
     from tfcompress.data import DatasetSpec, load_dataset
 
     options: dict[str, Any] = {"pixel_range": numbers(pixel_range, float, "range")}
@@ -56,8 +57,12 @@ def open_data(data: str, image_size: str | None, pixel_range: str) -> Any:
         options["image_size"] = numbers(image_size, int, "--image-size")
     place = Path(data)
     if place.is_dir():
-        idx = any(place.glob("*-ubyte*"))
-        options["idx" if idx else "folder"] = data
+        kind = "folder"
+        if any(place.glob("*-ubyte*")):
+            kind = "idx"
+        elif any(place.glob("train/*.tfrecord*")) or (place / "Split-train").is_dir():
+            kind = "examples"
+        options[kind] = data
     else:
         options["name"] = data
     return load_dataset(DatasetSpec(**options))

@@ -140,7 +140,13 @@ def _command(cls: type[Stage], subject: str, what: str) -> Callable[..., None]:
             )
         )
 
-    add("data", str, "Data set name, image folder or IDX folder.", ..., "--data")
+    add(
+        "data",
+        str,
+        "Data set name, or folder: images, IDX, examples.",
+        ...,
+        "--data",
+    )
     add("output", Path, "The .keras file to write.", ..., "-o", "--output")
     add("image_size", str | None, "Resize images: HEIGHT,WIDTH in pixels.", None)
     add("pixel_range", str, "What the model takes for black and white.", "0,1")
