@@ -132,6 +132,7 @@ def summarize(cells: dict[str, dict[str, Any]], keys: list[tuple]) -> list[str]:
         rows = [
             [method, *(_entry(found.get((method, budget), [])) for budget in BUDGETS)]
             for method in METHODS
+            if any((method, budget) in found for budget in BUDGETS)
         ]
         before = [c["accuracy_before"] for group in found.values() for c in group]
         if not before:
@@ -215,7 +216,8 @@ def main() -> None:
     if not arguments.report:
         cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
     write_table(name, summarize(cells.found, keys))
-    plot(cells.found, keys, RESULTS / f"{name}.png")
+    if not arguments.only:
+        plot(cells.found, keys, RESULTS / f"{name}.png")
 
 
 if __name__ == "__main__":
