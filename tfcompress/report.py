@@ -126,6 +126,7 @@ def to_markdown(report: dict[str, Any], *, picture: str | None = None) -> str:
             "otherwise, all files in turn.",
             "",
             *_markdown(table),
+            *_blessings(_figures(report)["evaluate"]),
         ]
     lines += ["", "## Stages", "", *_markdown(_stage_table(report))]
     if picture:
@@ -138,6 +139,20 @@ def to_markdown(report: dict[str, Any], *, picture: str | None = None) -> str:
     if quantized is not None:
         lines += _quantization(quantized)
     return "\n".join(lines) + "\n"
+
+
+def _blessings(figures: dict[str, Any]) -> list[str]:
+    """Which files hold what was asked of them; nothing where nothing was."""
+    if "thresholds" not in figures:
+        return []
+    limits = ", ".join(
+        f"{key} {value:g}" for key, value in figures["thresholds"].items()
+    )
+    lines = ["", f"Asked of the files: {limits}.", ""]
+    for name, reasons in figures["failures"].items():
+        verdict = f"NOT blessed: {'; '.join(reasons)}" if reasons else "blessed"
+        lines.append(f"- {name}: {verdict}")
+    return lines
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:

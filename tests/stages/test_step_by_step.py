@@ -20,7 +20,13 @@ RECIPE = {
         {"fine_tune": {"epochs": 8, "views": {"mode": "consistent", "crop": "mild"}}},
         {"quantize": {"epochs": 6, "learning_rate": 1e-3, "calibration": 32}},
         {"export_tflite": {"quantization": ["float32", "int8"], "calibration": 32}},
-        {"evaluate": {"latency_runs": 5, "warmup": 1}},
+        {
+            "evaluate": {
+                "latency_runs": 5,
+                "warmup": 1,
+                "thresholds": {"min_accuracy": 0.5, "max_bytes": 70_000},
+            }
+        },
     ],
 }
 
@@ -48,6 +54,15 @@ def test_each_step_does_its_part(run):
     assert set(rows) == {"teacher float32", *names}
     for name in names:
         assert rows[name]["accuracy"] > rows["teacher float32"]["accuracy"] - 0.05
+    # Four bytes for each number are too many here; one is not.
+    failures = figures["evaluate"]["failures"]
+    assert failures["compressed int8"] == failures["compressed quantized"] == []
+    (reason,) = failures["compressed float32"]
+    size = rows["compressed float32"]["bytes"]
+    assert reason == f"bytes {size} is above max_bytes 70000"
+    text = (folder / "report.md").read_text()
+    assert f"- compressed float32: NOT blessed: {reason}" in text
+    assert "- compressed int8: blessed" in text
     file = folder / "04-quantize" / "compressed_quantized.tflite"
     found = inspect_tflite(file)
     assert found.metadata["trained"] == "quantization aware" and found.intact

@@ -18,6 +18,7 @@ _NAMES = {
     "QUANTIZATIONS": "forms",
     "TFLiteModel": "tflite_model",
     "TensorInfo": "tflite_model",
+    "Thresholds": "thresholds",
     "compare_latency": "comparison",
     "cpu_model": "latency_cache",
     "evaluate_tflite": "evaluate",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcompress.deploy.forms import AUTO, QUANTIZATIONS
+from tfcompress.deploy.thresholds import Thresholds, failures
 from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
 
@@ -26,6 +27,8 @@ class Evaluate(Stage):
         latency_runs: timed samples per file.
         warmup: untimed runs before.
         num_threads: threads of the interpreter for latency.
+        thresholds: what the files of the latest model must hold to be blessed; drop
+            and agreement are against the teacher.
     """
 
     name = "evaluate"
@@ -35,6 +38,7 @@ class Evaluate(Stage):
     latency_runs: int = 100
     warmup: int = 20
     num_threads: int = 1
+    thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         if self.latency_runs < 1 or self.warmup < 0 or self.num_threads < 1:
@@ -104,7 +108,30 @@ class Evaluate(Stage):
         for row in rows:
             row["latency"] = latency[row["name"]].to_dict()
         context.progress(len(files) + 1, len(files) + 1, {})
-        return StageResult({}, {"split": "test", "files": rows})
+        figures = {"split": "test", "files": rows}
+        if self.thresholds.limits():
+            shipped = [row for row in rows if row["model"] == latest]
+            figures["thresholds"] = self.thresholds.limits()
+            figures["failures"] = self._failures(shipped, rows[0]["accuracy"])
+        return StageResult({}, figures)
+
+    def _failures(
+        self, rows: list[dict[str, Any]], baseline: float
+    ) -> dict[str, list[str]]:
+        """What does not hold, by file; empty where a file is blessed."""
+        return {
+            row["name"]: failures(
+                {
+                    "accuracy": row["accuracy"],
+                    "drop": baseline - row["accuracy"],
+                    "agreement": row["agreement"],
+                    "bytes": row["bytes"],
+                    "latency_ms": row["latency"]["median_ms"],
+                },
+                self.thresholds,
+            )
+            for row in rows
+        }
 
 
 def _compiled(model: Any) -> Any:

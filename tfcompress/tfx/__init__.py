@@ -10,7 +10,6 @@ _NAMES = {
     "Factorize": "component",
     "FineTune": "component",
     "Quantize": "component",
-    "Thresholds": "thresholds",
     "run_fn": "trainer",
     "save_model": "artifacts",
 }

@@ -19,9 +19,9 @@ from tfx.types.system_executions import Evaluate
 from tfx.utils import io_utils
 
 from tfcompress import __version__
+from tfcompress.deploy.thresholds import Thresholds, failures
 from tfcompress.tfx.component import set_properties
 from tfcompress.tfx.steps import evaluate_file
-from tfcompress.tfx.thresholds import Thresholds, failures
 
 
 class EvaluateTFLiteExecutor(base_executor.BaseExecutor):

@@ -1,4 +1,4 @@
-"""What a file must hold to be blessed. This module imports no tfx."""
+"""What a file must hold to be blessed. Importing this needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -75,7 +75,11 @@ def failures(figures: Mapping[str, float], limits: Thresholds) -> list[str]:
     for name, limit in limits.limits().items():
         figure, at_least = _RULES[name]
         if figure not in figures:
-            way = "give latency_runs" if figure == "latency_ms" else "a baseline_model"
+            way = (
+                "give latency_runs"
+                if figure == "latency_ms"
+                else "give a baseline_model"
+            )
             raise OptionError(f"{name} needs the figure '{figure}', so {way}.")
         value = figures[figure]
         if not (value >= limit if at_least else value <= limit):
