@@ -9,7 +9,7 @@ import keras
 import pytest
 
 from tfcompress.cli import main
-from tfcompress.data import load_dataset, write_examples
+from tfcompress.data.splits import SPLITS
 from tfcompress.models import resnet
 
 
@@ -131,7 +131,17 @@ def test_export_as_far_as_the_accuracy_allows(cli, model, tmp_path):
 
 
 def test_data_may_be_examples(cli, model, tmp_path):
-    folder = write_examples(load_dataset("digits"), tmp_path / "examples")
+    folder = tmp_path / "examples"
+    write = ("data", "write-examples", folder, "--data", "digits", "--shards", 2)
+    code, out, err = cli(*write)
+    assert code == 0, err
+    assert out == (
+        f"{folder}: 1,149 train, 289 validation, 359 test examples; use it as "
+        f"--data {folder}\n"
+    )
+    assert sorted(p.parent.name for p in folder.glob("*/*")) == sorted(2 * SPLITS)
+    code, out, err = cli(*write)
+    assert code == 1 and err.startswith("Error:") and "exists already" in err, err
     path = tmp_path / "m.tflite"
     code, out, err = cli(
         *("export", model, "-o", path, "--quantization", "int8", "--data", folder)

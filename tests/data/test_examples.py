@@ -134,6 +134,69 @@ def test_features_of_other_names_and_shapes(tmp_path):
     assert load_dataset({"examples": str(tmp_path)}).image_shape == (6, 6, 1)
 
 
+def test_an_image_of_one_column_for_each_pixel(digits, tmp_path):
+    """What CsvExampleGen makes of a table: numbers of either kind, in any order."""
+    images, labels = digits.arrays("test")
+    for split in SPLITS:
+        records = [
+            example(
+                label=label,
+                **{
+                    f"pixel_{i}": int(255 * one) if i == 3 else one
+                    for i, one in enumerate(image.ravel())
+                },
+            )
+            for image, label in zip(images[:8], labels[:8], strict=True)
+        ]
+        write(tmp_path / split, records)
+    spec = {
+        "examples": str(tmp_path),
+        "features": {"image": "pixel_*", "label": "label"},
+        "class_names": list("0123456789"),
+    }
+    found = load_dataset(spec)
+    assert found.image_shape == (8, 8, 1)
+    wanted = images[:8].reshape(8, -1).copy()
+    wanted[:, 3] = (255 * wanted[:, 3]).astype(int)
+    have = found.arrays("test")[0].reshape(8, -1)
+    assert {row.tobytes() for row in have} == {row.tobytes() for row in wanted}
+    with pytest.raises(DatasetError, match="0 features like 'px_\\*'"):
+        load_dataset(spec | {"features": {"image": "px_*"}})
+    with pytest.raises(DatasetError, match=r"64 features.*are not .* = \(8, 9, 1\)"):
+        load_dataset(spec | {"features": {"image": "pixel_*", "shape": [8, 9, 1]}})
+
+
+def test_files_anywhere_that_tensorflow_reads(digits, written):
+    """Also in a bucket: `ram://` stands for `gs://` here."""
+    for split in SPLITS:
+        for path in (written / split).iterdir():
+            tf.io.gfile.makedirs(f"ram://bucket/examples/{split}")
+            target = f"ram://bucket/examples/{split}/{path.name}"
+            tf.io.gfile.copy(str(path), target, overwrite=True)
+    found = load_dataset({"name": "digits", "examples": "ram://bucket/examples"})
+    for split in SPLITS:
+        np.testing.assert_array_equal(found.arrays(split)[0], digits.arrays(split)[0])
+
+
+def test_encoded_images_of_different_sizes(tmp_path):
+    random = np.random.default_rng(0)
+    records = [
+        example(
+            image=tf.io.encode_png(
+                random.integers(0, 256, (4 + index, 9 - index, 3), np.uint8)
+            ).numpy(),
+            label=index % 2,
+        )
+        for index in range(6)
+    ]
+    for split in SPLITS:
+        write(tmp_path / split, records)
+    with pytest.raises(DatasetError, match="differ in size in .*; give image_"):
+        load_dataset({"examples": str(tmp_path)})
+    found = load_dataset({"examples": str(tmp_path), "image_size": (6, 6)})
+    assert found.arrays("train")[0].shape == (6, 6, 6, 3)
+
+
 def test_what_is_larger_than_memory_streams(digits, written, tmp_path, monkeypatch):
     from tfcompress.data import examples, sources
 

@@ -56,7 +56,9 @@ def open_data(data: str, image_size: str | None, pixel_range: str) -> Any:
     if image_size is not None:
         options["image_size"] = numbers(image_size, int, "--image-size")
     place = Path(data)
-    if place.is_dir():
+    if "://" in data:
+        options["examples"] = data
+    elif place.is_dir():
         kind = "folder"
         if any(place.glob("*-ubyte*")):
             kind = "idx"

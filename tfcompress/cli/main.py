@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.common import Json, numbers, print_table
+from tfcompress.cli.common import (
+    Data,
+    ImageSize,
+    Json,
+    PixelRange,
+    numbers,
+    open_data,
+    print_table,
+)
 from tfcompress.errors import TfcompressError
 
 app = typer.Typer(
@@ -150,6 +158,33 @@ def import_idx(
             folder, name=name, data_dir=data_dir.expanduser(), overwrite=overwrite
         )
     typer.echo(f"{path}: use it as 'dataset: {name}'")
+
+
+@data_app.command("write-examples")
+def write_examples(
+    data: Data,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    shards: Annotated[int, typer.Option(help="Files for each split.", min=1)] = 1,
+    encoded: Annotated[
+        bool, typer.Option(help="PNG, eight bits a channel, not float32 numbers.")
+    ] = False,
+    image_size: ImageSize = None,
+    pixel_range: PixelRange = "0,1",
+    as_json: Json = False,
+) -> None:
+    """Write a data set as tf.Examples, which TFX's ImportExampleGen takes."""
+    from tfcompress.cli.quiet import quiet_stderr
+
+    with quiet_stderr():
+        from tfcompress.data import write_examples as write
+
+        loaded = open_data(data, image_size, pixel_range)
+        write(loaded, folder, shards=shards, encoded=encoded)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "sizes": loaded.sizes}))
+        return
+    counts = ", ".join(f"{count:,} {split}" for split, count in loaded.sizes.items())
+    typer.echo(f"{folder}: {counts} examples; use it as --data {folder}")
 
 
 def _add_commands() -> None:

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfcompress.data.features import Features, find_features, known_features
+from tfcompress.data.features import (
+    DIFFERENT_SIZES,
+    Features,
+    find_features,
+    known_features,
+)
 from tfcompress.data.sources import (
     MEMORY_LIMIT_BYTES,
     MemorySource,
@@ -62,7 +67,7 @@ def load_examples(spec: DatasetSpec, *, split_seed: int) -> ExampleSplits:
         DatasetError: a missing folder or split, no image or label in the examples,
             images that differ in shape, or labels out of range.
     """
-    files = split_files(Path(spec.examples or ""))
+    files = split_files(spec.examples or "")
     features = example_features(spec)
     if _held_in_memory(files, features):
         return _in_memory(spec, files, features, split_seed)
@@ -75,30 +80,38 @@ def example_features(spec: DatasetSpec) -> Features:
     Raises:
         DatasetError: see `load_examples`.
     """
-    files = split_files(Path(spec.examples or ""))["train"]
+    files = split_files(spec.examples or "")["train"]
     first = _first_example(files)
     if spec.features:
         return known_features(spec.features, first, where=f"'{files[0]}'")
     return find_features(first, where=f"'{files[0]}'")
 
 
-def split_files(root: Path) -> dict[str, list[str]]:
+def split_files(root: str) -> dict[str, list[str]]:
     """The files of each split; no `validation` where none is given.
+
+    Args:
+        root: a folder, here or anywhere that `tf.io.gfile` reads (`gs://...`).
 
     Raises:
         DatasetError: no such folder, or no training or test examples in it.
     """
-    if not root.is_dir():
+    from tensorflow.io import gfile
+
+    if not gfile.isdir(root):
         raise DatasetError(f"examples folder '{root}' does not exist; check the path")
     found: dict[str, list[str]] = {}
     for split, names in _SPLIT_NAMES.items():
         for name in names:
-            for folder in (root / name, root / f"Split-{name}"):
-                files = sorted(
-                    str(path)
-                    for path in folder.glob("*")
-                    if path.is_file() and not path.name.startswith((".", "_"))
-                )
+            for folder in (os.path.join(root, x) for x in (name, f"Split-{name}")):
+                if not gfile.isdir(folder):
+                    continue
+                files = [
+                    os.path.join(folder, file)
+                    for file in sorted(gfile.listdir(folder))
+                    if not file.startswith((".", "_"))
+                ]
+                files = [file for file in files if not gfile.isdir(file)]
                 if files:
                     found.setdefault(split, files)
     for split in ("train", "test"):
@@ -120,7 +133,7 @@ def read_records(files: Sequence[str], *, interleaved: bool = False) -> tf.data.
     """
     import tensorflow as tf
 
-    with open(files[0], "rb") as file:
+    with tf.io.gfile.GFile(files[0], "rb") as file:
         compression = "GZIP" if file.read(2) == _GZIP else ""
     return tf.data.TFRecordDataset(
         list(files),
@@ -157,10 +170,16 @@ def _first_example(files: Sequence[str]) -> Any:
 
 
 def _held_in_memory(files: dict[str, list[str]], features: Features) -> bool:
-    stored = sum(os.path.getsize(file) for some in files.values() for file in some)
+    stored = sum(_size(file) for some in files.values() for file in some)
     # Encoded and gzipped images are smaller than what they become.
     packed = 10 if features.encoded or files["train"][0].endswith(".gz") else 1
     return stored * packed <= MEMORY_LIMIT_BYTES
+
+
+def _size(file: str) -> int:
+    from tensorflow.io import gfile
+
+    return gfile.stat(file).length
 
 
 def _in_memory(
@@ -210,6 +229,11 @@ def _arrays(
         try:
             parsed = features.parse(part, size=spec.image_size, identified=True)
         except tf.errors.InvalidArgumentError as error:
+            if DIFFERENT_SIZES in error.message:
+                raise DatasetError(
+                    f"the {DIFFERENT_SIZES} in '{Path(files[0]).parent}'; give "
+                    "image_size"
+                ) from error
             raise DatasetError(
                 f"examples in '{Path(files[0]).parent}' do not have the image "
                 f"'{features.image}' and the label '{features.label}' of the first one "
@@ -301,7 +325,7 @@ def _streamed(
     digest = hashlib.sha256(repr((shape, spec.class_names, counts)).encode())
     for split in sorted(files):
         for file in files[split]:
-            digest.update(f"{split} {Path(file).name} {os.path.getsize(file)}".encode())
+            digest.update(f"{split} {Path(file).name} {_size(file)}".encode())
     return ExampleSplits(sources, shape, spec.class_names, digest.hexdigest())
 
 

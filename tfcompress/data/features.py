@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,9 @@ from tfcompress.data.spec import DatasetError
 from tfcompress.errors import nearest
 
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")
+
+# What the graph says where encoded images have no size in common.
+DIFFERENT_SIZES = "images differ in size"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Features:
             are taken as they are.
         shape: `(height, width, channels)` of raw images; of encoded ones only the
             channels count.
+        columns: features of one number each that make up the image, as CsvExampleGen
+            leaves them, with whether it is a whole number; `image` is their pattern.
     """
 
     image: str
@@ -35,6 +42,7 @@ class Features:
     encoded: bool
     integer: bool
     shape: tuple[int, int, int]
+    columns: tuple[tuple[str, bool], ...] = ()
 
     def parse(
         self,
@@ -57,12 +65,12 @@ class Features:
         import tensorflow as tf
 
         integer = tf.io.FixedLenFeature([], tf.int64)
-        spec = {self.label: integer, self.image: self._stored()}
+        spec = {self.label: integer, **self._stored()}
         if identified and self.id is not None:
             spec[self.id] = integer
         found = tf.io.parse_example(serialized, spec)
         result = {
-            "image": self._images(found[self.image], size),
+            "image": self._images(found, size),
             "label": found[self.label],
         }
         if identified:
@@ -89,24 +97,34 @@ class Features:
         """
         import tensorflow as tf
 
-        found = tf.io.parse_example(serialized, {self.image: self._stored()})
-        images = self._images(found[self.image], size)
+        images = self._images(tf.io.parse_example(serialized, self._stored()), size)
         if images.dtype.is_floating:
             return images
         return scale_pixels(tf.cast(images, tf.float32), pixel_range)
 
-    def _stored(self) -> Any:
+    def _stored(self) -> dict[str, Any]:
         import tensorflow as tf
 
+        if self.columns:
+            return {
+                name: tf.io.FixedLenFeature([], tf.int64 if whole else tf.float32)
+                for name, whole in self.columns
+            }
         if self.encoded:
-            return tf.io.FixedLenFeature([], tf.string)
+            return {self.image: tf.io.FixedLenFeature([], tf.string)}
         kind = tf.int64 if self.integer else tf.float32
-        return tf.io.FixedLenFeature([math.prod(self.shape)], kind)
+        return {self.image: tf.io.FixedLenFeature([math.prod(self.shape)], kind)}
 
-    def _images(self, stored: Any, size: tuple[int, int] | None) -> Any:
+    def _images(self, found: Mapping[str, Any], size: tuple[int, int] | None) -> Any:
         import tensorflow as tf
 
         if not self.encoded:
+            stored = found.get(self.image)
+            if self.columns:
+                kind = tf.int64 if self.integer else tf.float32
+                stored = tf.stack(
+                    [tf.cast(found[name], kind) for name, _ in self.columns], axis=-1
+                )
             images = tf.reshape(stored, (-1, *self.shape))
             return tf.cast(images, tf.uint8) if self.integer else images
         shape = (*(size or self.shape[:2]), self.shape[2])
@@ -117,15 +135,15 @@ class Features:
             )
             same = tf.reduce_all(tf.equal(tf.shape(image), shape))
             if size is None:
-                tf.debugging.assert_equal(
-                    same, True, message="images differ in size; give image_size"
-                )
+                tf.debugging.assert_equal(same, True, message=DIFFERENT_SIZES)
             else:
                 image = tf.cond(same, lambda: image, lambda: resize_images(image, size))
             return tf.ensure_shape(image, shape)
 
         return tf.map_fn(
-            decode, stored, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
+            decode,
+            found[self.image],
+            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
         )
 
 
@@ -157,7 +175,8 @@ def known_features(given: Mapping[str, Any], example: Any, *, where: str) -> Fea
 
     Args:
         given: "image", "label" and optionally "id" (names of features) and "shape"
-            (height, width and channels of the image).
+            (height, width and channels of the image). An image of one feature for each
+            pixel is a pattern of their names, such as "pixel_*".
         example: a `tf.train.Example` that must have them.
         where: what errors call its place.
 
@@ -173,7 +192,9 @@ def known_features(given: Mapping[str, Any], example: Any, *, where: str) -> Fea
     held = example.features.feature
     image, label = given.get("image", "image"), given.get("label", "label")
     number = given.get("id", "id" if "id" in held else None)
-    for what, name in (("image", image), ("label", label), ("id", number)):
+    columns = _columns(image, held, given.get("shape"), where)
+    named = (("label", label), ("id", number))
+    for what, name in named if columns else (("image", image), *named):
         if name is not None and name not in held:
             raise DatasetError(
                 f"the examples in {where} have no feature '{name}' for the {what}; "
@@ -184,8 +205,12 @@ def known_features(given: Mapping[str, Any], example: Any, *, where: str) -> Fea
             f"the label '{label}' in {where} is not one whole number; convert labels "
             "to class numbers from 0"
         )
-    encoded = bool(held[image].bytes_list.value)
     shape = given.get("shape")
+    if columns:
+        integer = all(whole for _, whole in columns)
+        shape = tuple(shape) if shape else _square(len(columns), image, where)
+        return Features(image, label, number, False, integer, shape, columns)
+    encoded = bool(held[image].bytes_list.value)
     return Features(
         image=image,
         label=label,
@@ -202,6 +227,28 @@ def _is_image(feature: Any) -> bool:
     if len(feature.bytes_list.value) == 1:
         return feature.bytes_list.value[0].startswith(_IMAGE_STARTS)
     return _count(feature) > 3
+
+
+def _columns(
+    pattern: str, held: Any, shape: Any, where: str
+) -> tuple[tuple[str, bool], ...]:
+    """The features of one number each that a pattern names, in the order of numbers."""
+    if pattern in held or not any(sign in pattern for sign in "*?["):
+        return ()
+    names = [name for name in held if fnmatch.fnmatchcase(name, pattern)]
+    # pixel_10 comes after pixel_9.
+    names.sort(key=lambda name: [int(n) for n in re.findall(r"\d+", name)] or [0])
+    if not names or any(_count(held[name]) != 1 for name in names):
+        raise DatasetError(
+            f"the examples in {where} have {len(names)} features like '{pattern}' for "
+            "the image, which must hold one number each"
+        )
+    if shape is not None and (len(shape) != 3 or math.prod(shape) != len(names)):
+        raise DatasetError(
+            f"the {len(names)} features like '{pattern}' in {where} are not (height, "
+            f"width, channels) = {tuple(shape)}"
+        )
+    return tuple((name, bool(held[name].int64_list.value)) for name in names)
 
 
 def _count(feature: Any) -> int:
@@ -247,6 +294,10 @@ def _raw_shape(feature: Any, shape: Any, name: str, where: str) -> tuple[int, in
                 f"(height, width, channels) = {given}"
             )
         return given
+    return _square(count, name, where)
+
+
+def _square(count: int, name: str, where: str) -> tuple[int, int, int]:
     for channels in (1, 3):
         side = math.isqrt(count // channels)
         if side * side * channels == count:

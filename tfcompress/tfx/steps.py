@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,13 +86,8 @@ def dataset_spec(examples: str, options: Mapping[str, Any]) -> DatasetSpec:
     """The data set that an Examples artefact is.
 
     Raises:
-        TfcompressError: examples on another machine's disk, or wrong options.
+        TfcompressError: wrong options.
     """
-    if not os.path.isdir(examples):
-        raise TfcompressError(
-            f"The examples artefact '{examples}' is no folder that this worker can "
-            "read; mount its bucket as a folder."
-        )
     return as_spec({"name": "examples", **options, "examples": examples})
 
 
