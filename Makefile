@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TFX := .venv-tfx
 
-.PHONY: setup demo test saved-models lint format clean
+.PHONY: setup demo test test-tfx saved-models lint format clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +23,15 @@ test: setup
 	TFCOMPRESS_DATA=$${TFCOMPRESS_DATA:-$(CURDIR)/.data} OPENBLAS_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
+# In one process: importing TFX takes most of a minute. Without TFX it fails, it skips
+# nothing. Needs a C++ compiler and Python's headers; see the script.
+test-tfx: $(TFX)/.ready
+	TF_CPP_MIN_LOG_LEVEL=3 $(TFX)/bin/python -m pytest -q tests/tfx
+
+$(TFX)/.ready: setup.cfg constraints-tfx.txt pipelines/tfx_environment.sh
+	PYTHON=$(PYTHON) pipelines/tfx_environment.sh $(TFX)
+	touch $@
+
 # About two hours on two cores; goes on where it was stopped.
 saved-models: setup
 	pipelines/fetch_fashion_mnist.sh $(CURDIR)/.data
@@ -36,4 +46,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TFX) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

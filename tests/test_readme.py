@@ -22,7 +22,9 @@ def test_the_two_commands_stand_at_the_top():
     top = README[:4000]
     assert "make demo" in top
     assert "make test" in top
-    targets = re.findall(r"^(\w+):", Path("Makefile").read_text(), flags=re.MULTILINE)
+    targets = re.findall(
+        r"^([\w-]+):", Path("Makefile").read_text(), flags=re.MULTILINE
+    )
     for command in re.findall(r"(?:^    |`)make ([a-z-]+)", README, re.MULTILINE):
         assert command in targets
 

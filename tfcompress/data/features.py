@@ -97,7 +97,20 @@ class Features:
         """
         import tensorflow as tf
 
-        images = self._images(tf.io.parse_example(serialized, self._stored()), size)
+        found = tf.io.parse_example(serialized, self._stored())
+        return self.images(found, pixel_range=pixel_range, size=size)
+
+    def images(
+        self,
+        found: Mapping[str, Any],
+        *,
+        pixel_range: tuple[float, float],
+        size: tuple[int, int] | None = None,
+    ) -> Any:
+        """Float images of features that are parsed already; see `parse_images`."""
+        import tensorflow as tf
+
+        images = self._images(found, size)
         if images.dtype.is_floating:
             return images
         return scale_pixels(tf.cast(images, tf.float32), pixel_range)

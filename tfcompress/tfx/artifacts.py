@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfcompress.data.features import Features
 from tfcompress.errors import ModelFileError
+from tfcompress.tfx.transform import image_reader
 
 KERAS_FILE = "Format-Keras/model.keras"
 SERVING_FOLDER = "Format-Serving"
@@ -58,19 +59,22 @@ def save_model(
     *,
     features: Features,
     pixel_range: tuple[float, float] = (0.0, 1.0),
+    transform_graph: str | None = None,
     keras_file: Path | None = None,
 ) -> None:
     """Writes a Keras model into an artefact: `.keras`, and a SavedModel beside it.
 
     The SavedModel has two signatures: `serving_default` takes serialized tf.Examples
     (as Evaluator and bulk inference give them), `predict` the images themselves, under
-    the name of the image feature.
+    the name of the image feature ("image" where that is one feature for each pixel).
 
     Args:
         model: a built classifier of images with one input.
         uri: of the artefact.
         features: which feature holds the image.
         pixel_range: what bytes 0 and 255 are for the model.
+        transform_graph: URI of a TransformGraph artefact: `serving_default` then takes
+            examples as they were before the transformation.
         keras_file: the model as it is saved already, to be copied.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -85,20 +89,26 @@ def save_model(
     size = tuple(model.inputs[0].shape[1:3])
     size = None if None in size else size
     name = output_name(model)
+    read, tracked = image_reader(
+        features, pixel_range=pixel_range, size=size, transform_graph=transform_graph
+    )
+    if tracked is not None:
+        archive.track(tracked)
 
     def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = features.parse_images(examples, pixel_range=pixel_range, size=size)
-        return {name: model(images, training=False)}
+        return {name: model(read(examples), training=False)}
+
+    entry = "image" if features.columns else features.image
 
     def predict(images: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {name: model(images[features.image], training=False)}
+        return {name: model(images[entry], training=False)}
 
     archive.add_endpoint(
         "serving_default", serve, [tf.TensorSpec([None], tf.string, name="examples")]
     )
     shape = (None, *model.inputs[0].shape[1:])
-    spec = tf.TensorSpec(shape, tf.float32, name=features.image)
-    archive.add_endpoint("predict", predict, [{features.image: spec}])
+    spec = tf.TensorSpec(shape, tf.float32, name=entry)
+    archive.add_endpoint("predict", predict, [{entry: spec}])
     archive.write_out(os.path.join(uri, SERVING_FOLDER), verbose=False)
 
 

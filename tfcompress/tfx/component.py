@@ -17,6 +17,7 @@ from tfx.types.component_spec import (
     ExecutionParameter,
 )
 from tfx.types.system_executions import Train, Transform
+from tfx.utils import io_utils
 
 from tfcompress import __version__
 from tfcompress.recipe import parse_stage
@@ -25,6 +26,12 @@ from tfcompress.tfx.steps import as_json, run_stage
 
 # Beside a stage's own fields.
 _COMMON = ("stage", "dataset", "seed", "tfcompress")
+
+# Beside the examples and the models: what each component may be given.
+ABOUT_EXAMPLES = {
+    "schema": standard_artifacts.Schema,
+    "transform_graph": standard_artifacts.TransformGraph,
+}
 
 
 class StageExecutor(base_executor.BaseExecutor):
@@ -48,7 +55,7 @@ class StageExecutor(base_executor.BaseExecutor):
         models = {
             _INPUTS[name][channel]: artifact_utils.get_single_uri(found)
             for channel, found in input_dict.items()
-            if channel != "examples" and found
+            if channel in _INPUTS[name] and found
         }
         # What needs a teacher by name, but only looks at the model, gets that.
         models.setdefault("teacher", next(iter(models.values())))
@@ -62,8 +69,23 @@ class StageExecutor(base_executor.BaseExecutor):
                 dataset=json.loads(exec_properties["dataset"]),
                 seed=int(exec_properties["seed"]),
                 folder=Path(folder),
+                schema=schema_path(input_dict),
+                transform_graph=_optional_uri(input_dict, "transform_graph"),
             )
         set_properties(output, figures)
+
+
+def schema_path(input_dict: Mapping[str, list[types.Artifact]]) -> str | None:
+    """The file in the Schema artefact, where there is one."""
+    uri = _optional_uri(input_dict, "schema")
+    return None if uri is None else io_utils.get_only_uri_in_dir(uri)
+
+
+def _optional_uri(
+    input_dict: Mapping[str, list[types.Artifact]], channel: str
+) -> str | None:
+    found = input_dict.get(channel)
+    return artifact_utils.get_single_uri(found) if found else None
 
 
 def set_properties(artifact: types.Artifact, figures: Mapping[str, Any]) -> None:
@@ -116,6 +138,8 @@ def _spec_class(stage: type[Stage]) -> type[ComponentSpec]:
         inputs[channel] = ChannelParameter(
             type=standard_artifacts.Model, optional=(name, channel) in _OPTIONAL
         )
+    for channel, kind in ABOUT_EXAMPLES.items():
+        inputs[channel] = ChannelParameter(type=kind, optional=True)
     return type(
         f"{stage.__name__}Spec",
         (ComponentSpec,),
@@ -135,6 +159,9 @@ class StageComponent(base_component.BaseComponent):
 
     Args:
         examples: Examples, with `train` and `eval` splits.
+        schema: Schema channel: names and shapes of the features.
+        transform_graph: TransformGraph channel, where Transform made the examples: the
+            SavedModel then takes them as they were before.
         dataset: further options of `tfcompress.DatasetSpec`, such as `features`,
             `class_names` and `pixel_range`.
         seed: of the recipe: the same gives what the local runner makes.
@@ -159,7 +186,7 @@ class StageComponent(base_component.BaseComponent):
         name = self.STAGE.name
         channels = {
             key: channels_and_options.pop(key)
-            for key in _INPUTS[name]
+            for key in (*_INPUTS[name], *ABOUT_EXAMPLES)
             if channels_and_options.get(key) is not None
         }
         stage = parse_stage(self.STAGE, channels_and_options)

@@ -20,7 +20,7 @@ from tfx.utils import io_utils
 
 from tfcompress import __version__
 from tfcompress.deploy.thresholds import Thresholds, failures
-from tfcompress.tfx.component import set_properties
+from tfcompress.tfx.component import schema_path, set_properties
 from tfcompress.tfx.steps import evaluate_file
 
 
@@ -43,6 +43,7 @@ class EvaluateTFLiteExecutor(base_executor.BaseExecutor):
             dataset=json.loads(exec_properties["dataset"]),
             baseline=baseline[0].uri if baseline else None,
             latency_runs=int(exec_properties["latency_runs"]),
+            schema=schema_path(input_dict),
         )
         limits = Thresholds(**json.loads(exec_properties["thresholds"]))
         reasons = failures(figures, limits)
@@ -93,6 +94,7 @@ class EvaluateTFLiteSpec(ComponentSpec):
         "baseline_model": ChannelParameter(
             type=standard_artifacts.Model, optional=True
         ),
+        "schema": ChannelParameter(type=standard_artifacts.Schema, optional=True),
     }
     OUTPUTS = {"blessing": ChannelParameter(type=standard_artifacts.ModelBlessing)}
     TYPE_ANNOTATION = Evaluate
@@ -105,6 +107,7 @@ class EvaluateTFLite(base_component.BaseComponent):
         examples: Examples; the file is run on their `eval` (or `test`) split.
         model: the artefact of `ExportTFLite` or `Quantize`.
         baseline_model: a Model artefact to compare with.
+        schema: Schema channel: names and shapes of the features.
         thresholds: what the file must hold; without any it is blessed.
         dataset: further options of `tfcompress.DatasetSpec`.
         latency_runs: timed samples; 0 measures no time.
@@ -119,13 +122,15 @@ class EvaluateTFLite(base_component.BaseComponent):
         model: types.BaseChannel,
         baseline_model: types.BaseChannel | None = None,
         *,
+        schema: types.BaseChannel | None = None,
         thresholds: Thresholds | Mapping[str, float] | None = None,
         dataset: Mapping[str, Any] | None = None,
         latency_runs: int = 50,
     ) -> None:
         if not isinstance(thresholds, Thresholds):
             thresholds = Thresholds.of(thresholds or {})
-        channels = {"baseline_model": baseline_model} if baseline_model else {}
+        optional = {"baseline_model": baseline_model, "schema": schema}
+        channels = {key: value for key, value in optional.items() if value is not None}
         super().__init__(
             spec=EvaluateTFLiteSpec(
                 examples=examples,

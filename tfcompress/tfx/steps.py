@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfcompress import __version__
 from tfcompress.data import Dataset, load_dataset
 from tfcompress.data.examples import example_features
+from tfcompress.data.schema import schema_options
 from tfcompress.data.spec import DatasetSpec, as_spec
 from tfcompress.errors import TfcompressError
 from tfcompress.files import content_hash
@@ -42,6 +43,8 @@ def run_stage(
     dataset: Mapping[str, Any],
     seed: int,
     folder: Path,
+    schema: str | None = None,
+    transform_graph: str | None = None,
 ) -> dict[str, Any]:
     """Runs a stage on artefacts; the same seed gives what the local runner makes.
 
@@ -54,6 +57,9 @@ def run_stage(
         dataset: further options of `DatasetSpec`.
         seed: of the recipe.
         folder: for work; kept for a restart where the caller keeps it.
+        schema: path of the examples' `schema.pbtxt`, or None.
+        transform_graph: URI of the TransformGraph artefact that made the examples, or
+            None.
 
     Returns:
         Figures, as plain numbers and strings.
@@ -62,7 +68,7 @@ def run_stage(
         TfcompressError: data, models or options that do not fit.
     """
     stage = parse_stage(STAGES[name], dict(options))
-    spec = dataset_spec(examples, dataset)
+    spec = dataset_spec(examples, dataset, schema=schema)
     data = load_dataset(spec)
     stage.check(data)
     own = stage_seed(seed, name)
@@ -73,7 +79,7 @@ def run_stage(
             for key, uri in models.items()
         }
         made, figures = stage.run(inputs, Context(folder=folder, data=data, seed=own))
-    file = fill(output, made, spec, data)
+    file = fill(output, made, spec, data, transform_graph=transform_graph)
     return {
         **properties(figures),
         "content_sha256": content_hash(file),
@@ -82,17 +88,31 @@ def run_stage(
     }
 
 
-def dataset_spec(examples: str, options: Mapping[str, Any]) -> DatasetSpec:
+def dataset_spec(
+    examples: str, options: Mapping[str, Any], *, schema: str | None = None
+) -> DatasetSpec:
     """The data set that an Examples artefact is.
 
+    Args:
+        examples: URI of the artefact.
+        options: further ones of `DatasetSpec`.
+        schema: path of a `schema.pbtxt`, or None.
+
     Raises:
-        TfcompressError: wrong options.
+        TfcompressError: wrong options, or a schema without image or label.
     """
+    if schema is not None:
+        options = schema_options(schema, options)
     return as_spec({"name": "examples", **options, "examples": examples})
 
 
 def fill(
-    output: str, made: Mapping[str, Path], spec: DatasetSpec, data: Dataset
+    output: str,
+    made: Mapping[str, Path],
+    spec: DatasetSpec,
+    data: Dataset,
+    *,
+    transform_graph: str | None = None,
 ) -> Path:
     """Puts what a stage made into an artefact.
 
@@ -117,6 +137,7 @@ def fill(
             output,
             features=example_features(spec),
             pixel_range=data.pixel_range,
+            transform_graph=transform_graph,
             keras_file=file,
         )
     return file
@@ -174,6 +195,7 @@ def evaluate_file(
     dataset: Mapping[str, Any],
     baseline: str | None,
     latency_runs: int,
+    schema: str | None = None,
 ) -> dict[str, Any]:
     """Figures of the `.tflite` file in an artefact, on the test split.
 
@@ -183,6 +205,7 @@ def evaluate_file(
         dataset: further options of `DatasetSpec`.
         baseline: URI of the Model artefact to compare with, or None.
         latency_runs: timed samples; 0 measures no time.
+        schema: path of a `schema.pbtxt`, or None.
 
     Returns:
         "accuracy", "bytes", "samples"; with a baseline "agreement", "drop" and
@@ -192,7 +215,7 @@ def evaluate_file(
     from tfcompress.distill import evaluate
     from tfcompress.stages import load_model
 
-    data = load_dataset(dataset_spec(examples, dataset))
+    data = load_dataset(dataset_spec(examples, dataset, schema=schema))
     test = data.batches("test", 256)
     with tflite_of(model) as path:
         reference = None

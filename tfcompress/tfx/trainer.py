@@ -29,7 +29,10 @@ def run_fn(fn_args: Any) -> None:
     - `dataset`: further options of `tfcompress.DatasetSpec`;
     - `seed`: of the recipe.
 
-    The model it leaves is what the local runner makes of the same recipe and seed.
+    Trainer's `schema` names the features and their shapes; with its `transform_graph`
+    the model takes what Transform made of the examples, and its SavedModel the examples
+    as they were before. The model it leaves is what the local runner makes of the same
+    recipe and seed.
 
     Raises:
         TfcompressError: data, models or options that do not fit.
@@ -48,7 +51,9 @@ def run_fn(fn_args: Any) -> None:
         else (given.get("options", {}))
     )
     stage = parse_stage(STAGES[name], options)
-    spec = dataset_spec(_examples(fn_args), given.get("dataset", {}))
+    spec = dataset_spec(
+        _examples(fn_args), given.get("dataset", {}), schema=fn_args.schema_path
+    )
     data = load_dataset(spec)
     stage.check(data)
     seed = stage_seed(int(given.get("seed", 0)), name)
@@ -63,7 +68,13 @@ def run_fn(fn_args: Any) -> None:
             made, _ = stage.run(inputs, context)
     else:
         made, _ = stage.run({}, context)
-    fill(os.path.dirname(fn_args.serving_model_dir.rstrip("/")), made, spec, data)
+    fill(
+        os.path.dirname(fn_args.serving_model_dir.rstrip("/")),
+        made,
+        spec,
+        data,
+        transform_graph=fn_args.transform_graph_path,
+    )
 
 
 def _examples(fn_args: Any) -> str:
