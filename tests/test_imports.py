@@ -35,6 +35,7 @@ ROOMS = (
     "plots",
     "report",
     "runner",
+    "lineage",
     "tfx",
     "cli",
 )

@@ -139,6 +139,10 @@ def _run_stage(
         "artefacts": {name: path.name for name, path in made.items()},
         "files": {name: file_hash(path) for name, path in made.items()},
         "hashes": {name: content_hash(path) for name, path in made.items()},
+        # For `tfcompress lineage`: what it was made of, also once that is made anew.
+        "inputs": {name: content_hash(path) for name, path in artefacts.items()},
+        "data_fingerprint": data.fingerprint,
+        "tfcompress": __version__,
         "figures": figures,
         "seconds": round(seconds, 3),
     }

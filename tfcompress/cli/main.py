@@ -1,4 +1,4 @@
-"""`tfcompress`: plan, compress, distill, export, bench, run, data."""
+"""`tfcompress`: plan, compress, distill, export, bench, run, lineage, data."""
 
 from __future__ import annotations
 
@@ -190,10 +190,12 @@ def write_examples(
 def _add_commands() -> None:
     # The flags of stages are their fields; building them needs no TensorFlow.
     from tfcompress.cli.file_commands import add_file_commands
+    from tfcompress.cli.lineage_command import lineage
     from tfcompress.cli.stage_commands import add_stage_commands
 
     add_stage_commands(app)
     add_file_commands(app)
+    app.command()(lineage)
 
 
 _add_commands()
