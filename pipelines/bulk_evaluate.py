@@ -5,7 +5,8 @@
         -o gs://b/out.json --runner=DataflowRunner --project=p --region=r
 
 Options that are not its own go to Beam, such as
-`--direct_running_mode=multi_processing --direct_num_workers=2`.
+`--direct_running_mode=multi_processing --direct_num_workers=2`. Without `--runner` it
+is the one that DirectRunner comes to where it cannot fetch another.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Any
 from tfcompress.errors import TfcompressError
 
 _WRONG = 2
+# DirectRunner itself first tries to fetch a program from the network and runs that,
+# which knows nothing of the options for threads and processes.
+_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def main() -> None:
@@ -86,6 +90,8 @@ def evaluate(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any
     partial = arguments.output + ".partial"
     # Beam warns of what is of no concern here, such as the lack of a job name.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    if not any(option.split("=")[0] == "--runner" for option in options):
+        options = [*options, f"--runner={_RUNNER}"]
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         _ = (
             pipeline
