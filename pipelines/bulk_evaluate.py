@@ -73,16 +73,21 @@ def evaluate(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any
     import tensorflow as tf
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from tfcompress.data.examples import read_records
     from tfcompress.tfx.beam import EvaluateTFLiteFile, features_of
     from tfcompress.tfx.inference import Engine
 
     # What is wrong is said here, and not by a worker in the middle of the work.
-    Engine(arguments.model)
+    engine = Engine(arguments.model)
+    features = features_of(arguments.examples, given)
+    images = {"pixel_range": pixel_range, "image_size": size}
+    files = sorted(tf.io.gfile.glob(arguments.examples))
+    first = list(read_records(files).take(1).as_numpy_iterator())
+    engine.run(first, features, **images, labelled=False)
     transform = EvaluateTFLiteFile(
         arguments.model,
-        features=features_of(arguments.examples, given),
-        pixel_range=pixel_range,
-        image_size=size,
+        features=features,
+        **images,
         batch_size=arguments.batch_size,
         num_threads=arguments.threads,
         bad="count",

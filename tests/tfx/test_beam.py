@@ -237,10 +237,12 @@ def test_mistakes_in_calling_the_script(digits, tmp_path, script):
         for record in (GOOD, GOOD, example(image=IMAGE, label=10)):
             writer.write(record)
     target = tmp_path / "out.json"
-    model = digits / "m.tflite"
+    model, large = digits / "m.tflite", tmp_path / "large.tflite"
+    export_tflite(resnet((9, 9, 1), 10, depth=8, width=4), large)
     for arguments, words in {
         (tmp_path / "none", pattern(digits)): "no .tflite file",
         (model, tmp_path / "no*"): "no files",
+        (large, records): "must have shape (None, 9, 9, 1)",
         (model, records): "1 have a label 'label' out of range (0 to 9)",
         (model, records, "--features", "{"): "no JSON",
         (model, records, "--features", '{"image": "x"}'): "no feature 'x'",
