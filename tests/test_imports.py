@@ -33,6 +33,7 @@ ROOMS = (
     "recipe",
     "progress",
     "plots",
+    "evidence",
     "report",
     "runner",
     "lineage",

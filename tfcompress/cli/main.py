@@ -1,4 +1,4 @@
-"""`tfcompress`: plan, compress, distill, export, bench, run, lineage, data."""
+"""`tfcompress`: plan, compress, distill, export, bench, run, lineage, evidence..."""
 
 from __future__ import annotations
 
@@ -189,6 +189,7 @@ def write_examples(
 
 def _add_commands() -> None:
     # The flags of stages are their fields; building them needs no TensorFlow.
+    from tfcompress.cli.evidence_command import add_evidence_command
     from tfcompress.cli.file_commands import add_file_commands
     from tfcompress.cli.lineage_command import lineage
     from tfcompress.cli.stage_commands import add_stage_commands
@@ -196,6 +197,7 @@ def _add_commands() -> None:
     add_stage_commands(app)
     add_file_commands(app)
     app.command()(lineage)
+    add_evidence_command(app)
 
 
 _add_commands()

@@ -1,0 +1,1 @@
+"""Rules: a benchmark's result in, a verdict out."""
