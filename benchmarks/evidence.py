@@ -27,13 +27,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
 def packaged(results: Path = RESULTS) -> dict[str, str]:
     """Text of every condensed result that there is, by file name.
 
+    Grids save their cells as they end, and write their table when all are done: a
+    result without its table is not finished, and is left out.
+
     Args:
         results: folder with the benchmarks' results.
     """
     found = {}
     for name in KEPT:
         path = results / f"{name}.json"
-        if path.exists():
+        if path.exists() and path.with_suffix(".md").exists():
             document = condensed(name, json.loads(path.read_text(encoding="utf-8")))
             found[f"{name}.json"] = _text(document)
     return found

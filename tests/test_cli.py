@@ -48,6 +48,7 @@ def test_help_is_quick_and_imports_no_tensorflow():
     assert done.returncode == 0, done.stderr
     for name in ("plan", "compress", "distill", "export", "bench", "run", "data"):
         assert name in done.stdout
+    assert "evidence" in done.stdout
     # Half a second is promised on an idle machine; this bound only finds an import
     # of seconds.
     assert time.perf_counter() - started < 3.0

@@ -100,19 +100,20 @@ def correlation(document: dict[str, Any], by: float) -> None:
 
 
 def planted(document: dict[str, Any], by: float) -> None:
-    for index, (parts, cell) in enumerate(sorted(_split(document))):
-        if parts[0] == "planted":
-            off = by < 0 or (by == 0 and index % 2)
-            cell["found"] = cell["planted"] - 4 * int(off)
+    for cell, odd in _of_kind(document, "planted"):
+        cell["found"] = cell["planted"] - 4 * (by < 0 or (by == 0 and odd))
 
 
 def truncated(document: dict[str, Any], by: float) -> None:
-    groups = sorted({tuple(p[1:4]) for p, _ in _split(document) if p[0] != "planted"})
-    for parts, cell in _split(document):
-        if parts[0] == "truncated":
-            odd = groups.index(tuple(parts[1:4])) % 2
-            off = by < 0 or (by == 0 and odd)
-            cell["again"] = [cell["planted"] - 4 * int(off)] * 2
+    for cell, odd in _of_kind(document, "truncated"):
+        cell["again"] = [cell["planted"] - 4 * (by < 0 or (by == 0 and odd))] * 2
+
+
+def _of_kind(document: dict[str, Any], kind: str) -> list[tuple[dict[str, Any], bool]]:
+    """Cells of a kind, and whether they belong to every other group of seeds."""
+    found = [(parts, cell) for parts, cell in _split(document) if parts[0] == kind]
+    groups = sorted({tuple(parts[:-1]) for parts, _ in found})
+    return [(cell, groups.index(tuple(parts[:-1])) % 2 == 1) for parts, cell in found]
 
 
 def layers(document: dict[str, Any], by: float) -> None:

@@ -64,7 +64,8 @@ class Claim:
         section: where.
         statement: the claim in our words.
         context: what it was found on, and what our test has in common with that.
-        rests: dotted names of code or defaults of tfcompress that rest on it.
+        rests: dotted names of code or defaults of tfcompress that rest on it, or answer
+            to it.
         uses: options of recipes that rest on it.
         benchmark: the module in `benchmarks/` that tests it.
         result: the result file that the rule reads.

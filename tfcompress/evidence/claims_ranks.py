@@ -68,9 +68,8 @@ RANK_CLAIMS = (
             "costs less, but it tells less well which layer does."
         ),
         context=(
-            "Found with and without fine-tuning. Ours is without, on the 3x3 "
-            "convolutions of a ResNet-8 on digits; the cost is the divergence of the "
-            "network's outputs."
+            "Found before fine-tuning, and so is ours: on the 3x3 convolutions of a "
+            "ResNet-8 on digits. The cost is the divergence of the network's outputs."
         ),
         rests=(
             "tfcompress.sensitivity.measure_sensitivity",
@@ -91,8 +90,8 @@ RANK_CLAIMS = (
         paper=papers.HAJIMOLAHOSEINI,
         section="abstract",
         statement=(
-            "A factorized network has more layers than before, and saves less time "
-            "than multiplications."
+            "A factorized network is deeper than before, which costs time: it saves "
+            "less of it than of multiplications."
         ),
         context=(
             "Ours are five networks at a quarter of their MACs, `.tflite` files on one "

@@ -11,11 +11,11 @@ _HEAD = """\
 
 # What it rests on, and whether it held
 
-tfcompress rests on claims of papers. Here is which, what in tfcompress rests on each,
-the benchmark that tests it, and what the committed result of that benchmark says:
+tfcompress rests on claims of papers. Here is which, what in tfcompress rests on each or
+answers to it, the benchmark that tests it, and what the committed result says:
 
 - **supports**: it held here;
-- **contrasts**: we found the opposite, or the effect is not there;
+- **contrasts**: what we found speaks against it;
 - **undecided**: the differences are within the noise, or go both ways;
 - **not tested**: there is no result yet.
 
@@ -71,7 +71,7 @@ def _section(claim: Claim) -> list[str]:
         f"**{verdict.outcome.capitalize()}.** {verdict.figures}",
         "",
         f"- Context: {claim.context}",
-        f"- Rests on it: {', '.join(f'`{name}`' for name in claim.rests)}.",
+        f"- In tfcompress: {', '.join(f'`{name}`' for name in claim.rests)}.",
         f"- Experiment: {experiment}.",
         f"- Rule: {claim.rule_text}",
     ]
