@@ -37,7 +37,7 @@ def empty(name: str) -> dict[str, Any]:
         return _grid(warm_start.keys_of(SEEDS), figures)
     if name == "weakened_rank":
         parts = (weakened_rank.WIDTHS, weakened_rank.METHODS, seeds)
-        return _grid(list(itertools.product(*parts)), figures)
+        return _grid(list(itertools.product(*parts)), figures | {"macs": 0.25})
     if name == "small_tasks":
         cell = {"before": 0.9, "after": 0.9, "higher_is_better": True}
         return _grid(list(itertools.product(small_tasks.kinds(), seeds)), cell)

@@ -152,6 +152,15 @@ def test_noise_decides_nothing(values, count, outcome):
     assert by_majority(found).outcome == outcome
 
 
+def test_what_costs_more_is_not_compared():
+    (claim,) = (claim for claim in CLAIMS if claim.key == "musco-weakened")
+    document = empty(claim.result)
+    LEADS[claim.key](document, 0.05)
+    for name, cell in document["cells"].items():
+        cell["macs"] *= 1.1 if "weakened" in name else 1.0
+    assert claim.verdict({claim.result: document}).outcome == "not tested"
+
+
 def test_half_is_no_majority():
     good, bad = (Comparison.of("", [s, s + 0.1, s - 0.1]) for s in (1.0, -1.0))
     assert by_majority([good, bad]).outcome == "undecided"

@@ -78,10 +78,10 @@ LOOP_CLAIMS = (
             "passes, lose less than the extreme rank at once, at the same cost."
         ),
         context=(
-            "In the log two passes of weakened ranks keep 91.16 % top-5 at 3.59x, one "
-            "pass of extreme ranks 87.97 % at 3.71x; at 4x one pass of weakened ranks "
-            "is ahead of two. Ours are perceptrons on digits, the same number of epochs "
-            "for both."
+            "In the log two passes of weakened ranks keep 91.16 % top-5 at 3.59x, "
+            "one pass of extreme ranks 87.97 % at 3.71x; at 4x one pass of weakened "
+            "ranks is ahead of two. Ours are perceptrons on digits, the same number of "
+            "epochs for both."
         ),
         rests=(
             "tfcompress.ranks.vbmf.VBMF.weakening",

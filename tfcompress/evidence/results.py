@@ -16,7 +16,7 @@ from tfcompress.errors import TfcompressError
 # What is kept of each result: fields of its cells, or of the rows of its data.
 KEPT: dict[str, tuple[str, ...]] = {
     "iterative_vs_oneshot": ("accuracy_before", "accuracy", "target_met", "validation"),
-    "weakened_rank": ("accuracy", "kl", "macs", "method"),
+    "weakened_rank": ("accuracy", "kl", "macs"),
     "small_tasks": ("before", "after", "macs", "higher_is_better"),
     "patience": ("accuracy", "kl", "teacher_accuracy"),
     "distillation_runs": ("accuracy", "after"),
