@@ -11,7 +11,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tfcompress needs Python 3.11 or newer')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,edge,onnx,plots]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,edge,onnx,plots,report]"
 	touch $@
 
 demo: setup
@@ -20,6 +20,7 @@ demo: setup
 # Two processes at once: with threads of its own in each, BLAS only gets in the way.
 test: setup
 	pipelines/fetch_fashion_mnist.sh $(CURDIR)/.data
+	pipelines/fetch_chromium.sh
 	TFCOMPRESS_DATA=$${TFCOMPRESS_DATA:-$(CURDIR)/.data} OPENBLAS_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n 2 --dist loadfile -q
 

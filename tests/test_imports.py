@@ -35,6 +35,8 @@ ROOMS = (
     "plots",
     "evidence",
     "report",
+    "page",
+    "events",
     "runner",
     "lineage",
     "tfx",

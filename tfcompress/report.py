@@ -128,7 +128,7 @@ def to_markdown(report: dict[str, Any], *, picture: str | None = None) -> str:
             *_markdown(table),
             *_blessings(_figures(report)["evaluate"]),
         ]
-    lines += ["", "## Stages", "", *_markdown(_stage_table(report))]
+    lines += ["", "## Stages", "", *_markdown(stage_table(report))]
     if picture:
         alt = "Accuracy over MACs of every round, and agreement during distillation"
         lines += ["", f"![{alt}]({picture})"]
@@ -165,7 +165,8 @@ def _share(value: int, first: int) -> str:
     return f"{value:,} ({first / max(value, 1):.2f}x less)"
 
 
-def _stage_table(report: dict[str, Any]) -> list[list[str]]:
+def stage_table(report: dict[str, Any]) -> list[list[str]]:
+    """Header and rows of the table of stages: what each did to cost and accuracy."""
     latency = _latencies(report)
     table = [
         [

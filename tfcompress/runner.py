@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from tfcompress import __version__
 from tfcompress.data import Dataset, load_dataset
 from tfcompress.errors import RunFolderError
+from tfcompress.events import EVENTS, stage_events
 from tfcompress.files import content_hash, file_hash, write_atomically
 from tfcompress.recipe import Recipe
 from tfcompress.report import write_report
@@ -125,14 +126,25 @@ def _run_stage(
         if leftover.exists() and not _is_of(leftover, key):
             shutil.rmtree(leftover)
     # What a stopped run of this very stage left is there for the stage to go on from.
+    resumed = partial.exists()
     partial.mkdir(exist_ok=True)
     (partial / _KEY).write_text(key)
     seed = stage_seed(recipe.seed, stage.name)
-    seed_everything(seed)
-    started = time.perf_counter()
-    context = Context(folder=partial, data=data, seed=seed, progress=display.update)
-    made, figures = stage.run(artefacts, context)
-    seconds = time.perf_counter() - started
+    place_of_events = place.parent / EVENTS / place.name
+    with stage_events(place_of_events, resumed=resumed) as events:
+        events.views(stage, data, seed)
+        # After the views: what they drew is forgotten.
+        seed_everything(seed)
+        started = time.perf_counter()
+
+        def progress(done: float, total: int, figures: dict[str, float]) -> None:
+            events.progress(done, figures)
+            display.update(done, total, figures)
+
+        context = Context(folder=partial, data=data, seed=seed, progress=progress)
+        made, figures = stage.run(artefacts, context)
+        seconds = time.perf_counter() - started
+        events.figures(figures)
     result = {
         "stage": stage.name,
         "key": key,

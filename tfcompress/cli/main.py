@@ -1,4 +1,4 @@
-"""`tfcompress`: plan, compress, distill, export, bench, run, lineage, evidence..."""
+"""`tfcompress`: plan, compress, distill, export, bench, run, report, lineage..."""
 
 from __future__ import annotations
 
@@ -192,12 +192,14 @@ def _add_commands() -> None:
     from tfcompress.cli.evidence_command import add_evidence_command
     from tfcompress.cli.file_commands import add_file_commands
     from tfcompress.cli.lineage_command import lineage
+    from tfcompress.cli.report_command import report
     from tfcompress.cli.stage_commands import add_stage_commands
 
     add_stage_commands(app)
     add_file_commands(app)
     app.command()(lineage)
     add_evidence_command(app)
+    app.command()(report)
 
 
 _add_commands()

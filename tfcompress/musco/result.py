@@ -29,6 +29,9 @@ class Round:
         learning_rate: peak of the fine-tuning's schedule.
         accepted: whether the result was kept.
         reason: why it was rolled back, or None.
+        sensitivity: divergence of the network's outputs when a tenth of the squared
+            size of a layer's outputs is lost, by layer; empty where not measured.
+        history: curves of the fine-tuning by name, a value for each epoch.
     """
 
     budget: Budget | None
@@ -40,6 +43,8 @@ class Round:
     learning_rate: float
     accepted: bool
     reason: str | None = None
+    sensitivity: dict[str, float] = dataclasses.field(default_factory=dict)
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     @property
     def result(self) -> Figures:

@@ -31,6 +31,8 @@ Progress = Callable[[float, int, dict[str, float]], None]
 
 # Training batches that batch norm's statistics are taken from, at least.
 _RECALIBRATION_BATCHES = 32
+# The error of a layer's outputs that rounds tell the sensitivity at.
+_TOLD_ERROR = 0.1
 # Batches of validation data that judge a learning rate.
 _PROBE_BATCHES = 8
 
@@ -138,7 +140,7 @@ class Session:
         candidate = self.recalibrated(candidate)
         recalibrated = self.measure(candidate)
         tuned = copy_model(candidate)
-        rate = self._fine_tune(tuned, index)
+        rate, curves = self._fine_tune(tuned, index)
         fine_tuned = self.measure(tuned)
         # After few steps the moving averages are behind the weights: then the network
         # is better than it looks.
@@ -157,6 +159,12 @@ class Session:
             kept="fine_tuned" if better else "recalibrated",
             learning_rate=rate,
             accepted=True,
+            sensitivity={
+                path: float(found["sensitivity"](_TOLD_ERROR))
+                for path, found in scores.items()
+                if found.get("sensitivity") is not None
+            },
+            history=curves,
         )
         return tuned if better else candidate, found
 
@@ -183,7 +191,10 @@ class Session:
         moments = {path: found.get("moments") for path, found in scores.items()}
         return factorize(current, plan.choices(), moments)
 
-    def _fine_tune(self, candidate: keras.Model, index: int) -> float:
+    def _fine_tune(
+        self, candidate: keras.Model, index: int
+    ) -> tuple[float, dict[str, list[float]]]:
+        """Trains the candidate itself; its learning rate, and the curves."""
         tuning, seed = self.tuning, self.seed + index
 
         def make(model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
@@ -201,7 +212,7 @@ class Session:
             )
         epochs, per_epoch = tuning.length(self.train)
         trainer, options = make(candidate)
-        fit(
+        curves = fit(
             trainer,
             self.train,
             None,
@@ -213,7 +224,7 @@ class Session:
             compile_options=options,
             progress=_shifted(self.progress, index, self.rounds, epochs),
         )
-        return float(rate)
+        return float(rate), curves
 
     def _quick_score(self, model: keras.Model) -> float:
         few = self.validation.take(_PROBE_BATCHES)

@@ -174,6 +174,7 @@ def _brief(entry: dict[str, Any]) -> dict[str, Any]:
         "after": plan["after"],
         "dense": plan["dense"],
         "selector": plan["selector"],
+        "ranks": {row["name"]: row["ranks"] for row in plan["layers"] if row["ranks"]},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from tfcompress.deploy.forms import AUTO, QUANTIZATIONS
 from tfcompress.deploy.thresholds import Thresholds, failures
 from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
+from tfcompress.stages.disagreement import write_disagreements
+from tfcompress.stages.inspection import export_rounds, quantization_errors
 
 MODELS = ("teacher", "student", "compressed")
+# Files that hold the model's own layers; "auto" and "quantized" change them first.
+_COMPARED = [name for name in QUANTIZATIONS if name != "float32"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,10 @@ class Evaluate(Stage):
     """Runs every `.tflite` file on the test split, and times all of them in turn.
 
     Teacher and student are exported to float32 files for this, so that every row of
-    the report is measured on a file, in one run.
+    the report is measured on a file, in one run. So are the candidates of the rounds of
+    `compress`, for their latency. The first test images on which a file of the latest
+    model disagrees with the teacher are kept, and the error of every layer of its
+    quantized files.
 
     Args:
         latency_runs: timed samples per file.
@@ -98,17 +106,42 @@ class Evaluate(Stage):
                 }
             )
             context.progress(index + 1, len(files) + 1, {})
+        start = "student" if "student" in models else "teacher"
+        rounds = {}
+        candidates = context.folder / "rounds"
+        if "compressed" in inputs:
+            rounds = export_rounds(inputs["compressed"], models[start], candidates)
         latency = measure_latency(
-            {title: path for title, (_, path) in files.items()},
+            {title: path for title, (_, path) in files.items()} | rounds,
             runs=self.latency_runs,
             warmup=self.warmup,
             num_threads=self.num_threads,
             seed=context.seed,
         )
+        if candidates.exists():
+            shutil.rmtree(candidates)
         for row in rows:
             row["latency"] = latency[row["name"]].to_dict()
+        last = {title: path for title, (name, path) in files.items() if name == latest}
+        figures = {
+            "split": "test",
+            "files": rows,
+            "disagreements": write_disagreements(
+                context.folder, last, forward["teacher"], data, num_threads=threads
+            ),
+            "layer_errors": quantization_errors(
+                {t: p for t, p in last.items() if t.split()[1] in _COMPARED},
+                models[latest],
+                data,
+                seed=context.seed,
+            ),
+        }
+        if rounds:
+            figures["rounds"] = {
+                "before": {"latency": latency[f"{start} float32"].to_dict()},
+                "rounds": [{"latency": latency[name].to_dict()} for name in rounds],
+            }
         context.progress(len(files) + 1, len(files) + 1, {})
-        figures = {"split": "test", "files": rows}
         if self.thresholds.limits():
             shipped = [row for row in rows if row["model"] == latest]
             figures["thresholds"] = self.thresholds.limits()

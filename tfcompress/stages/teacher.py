@@ -52,14 +52,18 @@ class Teacher(Training):
         data = context.data
         model = self.network.make(data, context.seed)
         validation = data.batches("validation", 256)
+        figures = {}
         if not self.network.load:
             trainer = Supervised(
                 model,
                 views=self.views.for_data(data.mirror_symmetric),
                 seed=context.seed,
             )
-            train_in(self, context, trainer, None, default_steps=1000)
+            figures["history"] = train_in(
+                self, context, trainer, None, default_steps=1000
+            )
         path = context.folder / "teacher.keras"
         model.save(path)
         after = model_figures(model, data) | evaluate(model, validation)
-        return StageResult({"teacher": path}, {"before": None, "after": after})
+        figures |= {"before": None, "after": after}
+        return StageResult({"teacher": path}, figures)
