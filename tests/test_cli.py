@@ -46,9 +46,10 @@ def test_help_is_quick_and_imports_no_tensorflow():
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("plan", "compress", "distill", "export", "bench", "run", "data"):
+    for name in ("plan", "compress", "distill", "export", "bench", "run", "report"):
         assert name in done.stdout
     assert "evidence" in done.stdout
+    assert " data " in done.stdout
     # Half a second is promised on an idle machine; this bound only finds an import
     # of seconds.
     assert time.perf_counter() - started < 3.0
@@ -186,6 +187,54 @@ def test_compress_and_distill(cli, model, tmp_path):
     assert code == 0, err
     assert keras.models.load_model(student).output_shape == (None, 10)
     assert sorted(tmp_path.iterdir()) == [smaller, student]
+
+
+def test_report(cli, tmp_path):
+    page = tmp_path / "report.html"
+    run = "saved_models/digits"
+    code, out, err = cli("report", run, run, "-o", page)
+    assert (code, err) == (0, "")
+    assert "1.65 M → 382 k (4.32x fewer)" in out
+    assert f"{page}: {page.stat().st_size:,} bytes" in out
+    assert "quickstart (digits) #2" in page.read_text()
+    code, out, _ = cli("report", run, "-o", page, "--json")
+    found = json.loads(out)
+    assert found["file"] == str(page)
+    (row,) = found["runs"]
+    assert row["run"] == run and row["name"] == "quickstart"
+    assert row["before"]["macs"] == 1_648_256 and row["after"]["macs"] == 381_568
+
+
+def test_reports_that_cannot_be_made(cli, tmp_path):
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "report.json").write_text('{"recipe":')
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    run = "saved_models/digits"
+    for arguments, words in {
+        (tmp_path / "none", "-o", tmp_path / "a.html"): "There is no run folder",
+        (tmp_path / "empty", "-o", tmp_path / "a.html"): "holds no report.json",
+        (tmp_path / "cut", "-o", tmp_path / "a.html"): "is damaged",
+        (run, "-o", tmp_path / "no" / "a.html"): "cannot be written",
+        (run, "-o", tmp_path / "cut"): "cannot be written",
+    }.items():
+        code, out, err = cli("report", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert err.startswith("Error: ") and err.count("\n") == 1, err
+        assert words in err, err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_tables_on_a_terminal_show_names_as_they_are(monkeypatch, capsys):
+    from tfcompress.cli.common import print_table
+
+    table = [["file", "[bold]x"], ["[red]name", "1"]]
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda t=terminal: t, raising=False)
+        print_table(table)
+        out = capsys.readouterr().out
+        assert "[red]name" in out and "[bold]x" in out
+        assert ("┃" in out) == terminal
 
 
 def recipe(tmp_path, text):

@@ -37,29 +37,30 @@ def stage_events(folder: Path, *, resumed: bool) -> Iterator[StageEvents]:
         resumed: whether the stage goes on where it was stopped: what it wrote before
             then stays.
     """
-    import tensorflow as tf
-
     if folder.exists() and not resumed:
         shutil.rmtree(folder)
-    # A resource of its own: Keras clears its session between stages.
-    writer = tf.summary.create_file_writer(
-        str(folder), flush_millis=_FLUSH_MILLISECONDS
-    )
+    events = StageEvents(folder)
     try:
-        yield StageEvents(writer)
+        yield events
     finally:
-        writer.close()
+        events.close()
 
 
 class StageEvents:
     """Writes what a stage tells.
 
     Args:
-        writer: of `tf.summary`.
+        folder: of the event file; made with the first event.
     """
 
-    def __init__(self, writer: tf.summary.SummaryWriter) -> None:
-        self._writer = writer
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: tf.summary.SummaryWriter | None = None
+
+    def close(self) -> None:
+        """Ends the file, where there is one."""
+        if self._writer is not None:
+            self._writer.close()
 
     def progress(self, done: float, figures: Mapping[str, float]) -> None:
         """Figures of training, once an epoch.
@@ -152,5 +153,9 @@ class StageEvents:
             plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin),
             data_class=kind,
         )
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(
+                str(self._folder), flush_millis=_FLUSH_MILLISECONDS
+            )
         with self._writer.as_default():
             tf.summary.write(name, value, step=step, metadata=metadata)

@@ -76,12 +76,14 @@ def print_table(table: list[list[str]]) -> None:
         return
     if sys.stdout.isatty():
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
+        # A name may hold what rich takes for markup.
         head, *rows = table
-        shown = Table(*head)
+        shown = Table(*map(escape, head))
         for row in rows:
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         Console().print(shown)
         return
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

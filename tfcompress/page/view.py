@@ -116,7 +116,7 @@ def describe(run: Run) -> dict[str, Any]:
         "thresholds": figures.get("evaluate", {}).get("thresholds"),
         "files": file_table(report),
         "stages": stage_table(report),
-        "target": compressed.get("target"),
+        "target": _limits(compressed.get("target")),
         "target_met": compressed.get("target_met"),
         "rounds": _rounds(compressed),
         "layers": _layers(compressed),
@@ -139,11 +139,10 @@ def describe(run: Run) -> dict[str, Any]:
 def _rounds(figures: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for index, entry in enumerate(figures.get("rounds", []), start=1):
-        budget = (entry.get("budget") or {}).items()
         rows.append(
             {
                 "number": index,
-                "budget": ", ".join(f"{k} {100 * v:.1f} %" for k, v in budget),
+                "budget": _limits(entry.get("budget")),
                 "macs": f"{entry['after']['macs']:,}",
                 "steps": [
                     percent(entry[step]["accuracy"])
@@ -154,6 +153,17 @@ def _rounds(figures: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _limits(budget: dict[str, float] | None) -> str:
+    """A budget in words, as `MACs 50.0 %`."""
+    return ", ".join(
+        f"{_WORDS.get(name, name)} {100 * share:.1f} %"
+        for name, share in (budget or {}).items()
+    )
+
+
+_WORDS = {"macs": "MACs"}
 
 
 def _layers(figures: dict[str, Any]) -> list[dict[str, Any]]:
