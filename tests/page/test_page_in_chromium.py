@@ -89,7 +89,7 @@ def test_it_renders_whole(show, run_folder):
     for image in page.locator("figure img").all():
         assert image.evaluate("i => i.complete && i.naturalWidth") == 8
     # Rolled back: drawn as a cross, and listed in the legend.
-    names = page.locator(".legendtext").all_inner_texts()
+    names = page.locator(".legendtext").all_text_contents()
     assert names.count("rolled back") == 2
     widths = page.locator(".bar .before").evaluate_all(
         "bars => bars.map(b => b.getBoundingClientRect().width)"
