@@ -59,7 +59,7 @@ def test_tensorboard_shows_curves_ranks_and_views(run):
     folder, report = run
     shown = read(folder)
     assert set(shown) == {"tensorboard/01-teacher", "tensorboard/02-compress"}
-    teacher, compress = shown.values()
+    teacher, compress = (shown[key] for key in sorted(shown))
     figures = {one["stage"]: one["figures"] for one in report["stages"]}
     losses = figures["teacher"]["history"]["loss"]
     assert list(teacher["training/loss"]) == [1, 2, 3]
