@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import keras
 import pytest
@@ -42,17 +41,17 @@ def test_help_is_quick_and_imports_no_tensorflow():
         "finally:\n"
         "    heavy = {'tensorflow', 'keras', 'sklearn'} & set(sys.modules)\n"
         "    assert not heavy, heavy\n"
+        "    import time; sys.stderr.write(str(time.process_time()))\n"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in ("plan", "compress", "distill", "export", "bench", "run", "report"):
         assert name in done.stdout
     assert "evidence" in done.stdout
     assert " data " in done.stdout
-    # Half a second is promised on an idle machine; this bound only finds an import
-    # of seconds.
-    assert time.perf_counter() - started < 3.0
+    # Half a second is promised on an idle machine; this bound on the processor's time
+    # only finds an import of seconds.
+    assert float(done.stderr) < 3.0
 
 
 def test_version(cli):

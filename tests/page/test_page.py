@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tfcompress.errors import RunFolderError, TfcompressError
+from tfcompress.evidence import claims_of
 from tfcompress.page import build_page, load_runs, overview, write_page
 from tfcompress.page.view import comparison, differences
 from tfcompress.page.words import interval, milliseconds, short, times
@@ -48,6 +49,17 @@ def test_everything_of_a_run_is_on_its_page(run_folder):
         "2.21.0",
     ):
         assert words in page, words
+
+
+def test_the_claims_that_the_recipe_rests_on(run_folder):
+    """With the verdicts of `tfcompress evidence`, whatever they are."""
+    folder = run_folder()
+    page = shown(build_page(load_runs([folder])))
+    found = claims_of(json.loads((folder / "report.json").read_text()))
+    assert len(found) >= 3
+    for one in found:
+        assert f"<td>{one.claim.title}</td>" in page
+        assert f'data-title="verdict">{one.verdict.outcome}<' in page
 
 
 def test_every_layer_with_weights_has_a_row(run_folder):

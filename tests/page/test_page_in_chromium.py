@@ -51,6 +51,8 @@ def show(browser, tmp_path):
         path = tmp_path / "report.html"
         write_page(folders, path)
         page = browser.new_page()
+        # Five megabytes of script take long on a machine that has other work.
+        page.set_default_timeout(180_000)
         pages.append(page)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from tfcompress.evidence import claims_of
 from tfcompress.page.load import Run
 from tfcompress.page.words import milliseconds, percent, percent_range, short, times
 from tfcompress.report import file_table, stage_table
@@ -128,6 +129,16 @@ def describe(run: Run) -> dict[str, Any]:
         "chosen": figures.get("export_tflite", {}).get("auto", {}).get("chosen"),
         "recipe": yaml.safe_dump(report["recipe"], sort_keys=False),
         "facts": _facts(report),
+        "claims": [
+            [
+                one.claim.title,
+                one.claim.paper.short,
+                ", ".join(one.uses),
+                one.verdict.outcome,
+                one.verdict.figures,
+            ]
+            for one in claims_of(report)
+        ],
         "hashes": [
             (one["stage"], name, digest)
             for one in report["stages"]

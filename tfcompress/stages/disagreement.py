@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tfcompress.files import write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfcompress.data import Dataset
 
 FILE = "disagreements.json"
@@ -44,6 +44,8 @@ def write_disagreements(
         The JSON file holds the same, and "images": of each its place in the split, its
         label, everybody's class, and the image as PNG in base64.
     """
+    import numpy as np
+
     from tfcompress.deploy import TFLiteModel
 
     models = {
@@ -84,6 +86,7 @@ def png(image: np.ndarray, pixel_range: tuple[float, float]) -> bytes:
             three channels the first is shown.
         pixel_range: what black and white are.
     """
+    import numpy as np
     from PIL import Image
 
     low, high = pixel_range
