@@ -11,6 +11,7 @@ from ml_metadata.proto import metadata_store_pb2 as pb
 
 from tfcompress.files import content_hash, file_hash
 from tfcompress.lineage import LineageError
+from tfcompress.tfx.artifacts import KERAS_FILE
 from tfcompress.tfx.lineage import lineage_of_metadata
 
 LOW = {
@@ -251,7 +252,7 @@ def test_a_real_run(whole):
     metadata = whole.folder / "metadata.sqlite"
     pushed = sorted((whole.folder / "serving").glob("*/*"))
     assert pushed
-    low = whole.file_of("Compress", "model.keras")
+    low = whole.model_of("Compress") / KERAS_FILE
     chain = ["teacher", "distill", "compress"]
     for model in (low, *pushed):
         found = lineage_of_metadata(model, metadata)
