@@ -115,7 +115,9 @@ def test_truncation_is_as_good_as_a_fresh_decomposition(rank):
     error = np.linalg.norm(cut - kernel) / np.linalg.norm(kernel)
     assert error < 1.02 * cp(kernel, rank).error
     estimate = np.sqrt(layer.factor_errors([(rank,), (64,)]))
-    assert estimate[0] == pytest.approx(error, rel=0.1) and estimate[1] == 0.0
+    # Short runs, and beyond the ranks that are swept an upper bound: too high rather
+    # than too low. Where the sweeps end differs between processors.
+    assert 0.9 * error < estimate[0] < 1.25 * error and estimate[1] == 0.0
 
 
 def moments_of(layer, x):
