@@ -33,7 +33,7 @@ $(TFX)/.ready: setup.cfg constraints-tfx.txt pipelines/tfx_environment.sh
 	PYTHON=$(PYTHON) pipelines/tfx_environment.sh $(TFX)
 	touch $@
 
-# About two hours on two cores; goes on where it was stopped.
+# About two hours on two cores; makes what is missing, and goes on where it was stopped.
 saved-models: setup
 	pipelines/fetch_fashion_mnist.sh $(CURDIR)/.data
 	TFCOMPRESS_DATA=$${TFCOMPRESS_DATA:-$(CURDIR)/.data} $(BIN)/python pipelines/saved_models.py
