@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from tfcompress.cost import model_cost
 from tfcompress.data import load_dataset
 from tfcompress.deploy import evaluate_tflite
 from tfcompress.distill import evaluate
-from tfcompress.files import content_hash
+from tfcompress.files import content_hash, file_hash
 from tfcompress.stages import load_model
 
 FOLDER = Path("saved_models/digits")
+FASHION = Path("saved_models/fashion_mnist")
+CARDS = {path.stem: json.loads(path.read_text()) for path in FASHION.glob("*.json")}
 REPORT = json.loads((FOLDER / "report.json").read_text())
 STAGES = {stage["stage"]: stage for stage in REPORT["stages"]}
 
@@ -45,6 +48,49 @@ def test_keras_model(digits):
     assert model.count_params() == stated["params"]
     found = evaluate(model, digits.batches("validation", 256))
     assert found["accuracy"] == pytest.approx(stated["accuracy"], abs=1 / 289 + 1e-9)
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return load_dataset("fashion_mnist")
+
+
+def test_the_models_are_small():
+    assert "resnet20" in CARDS
+    total = sum(path.stat().st_size for path in FASHION.iterdir())
+    assert total < 10_000_000
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_fashion_mnist(name, fashion):
+    """Slow (30,000 images a card): every file is as good as its card says."""
+    card = CARDS[name]
+    assert fashion.fingerprint == card["dataset"]["fingerprint"]
+    test = fashion.batches("test", 500)
+    tolerance = card["tolerance"]
+    stated = {}
+    for file, said in card["files"].items():
+        path = FASHION / file
+        assert file_hash(path) == said["sha256"]
+        if path.suffix == ".tflite":
+            assert path.stat().st_size == said["bytes"]
+            found = evaluate_tflite(path, test, num_threads=2)
+            stated[file] = said["accuracy"]
+            assert found["accuracy"] == pytest.approx(said["accuracy"], abs=tolerance)
+    float32 = stated[f"{name}_float32.tflite"]
+    model = load_model(FASHION / f"{name}.keras", fashion)
+    assert evaluate(model, test)["accuracy"] == pytest.approx(float32, abs=tolerance)
+    assert model.count_params() == card["params"]
+    assert model_cost(model).macs == card["macs"]
+    # Half a point at most is what integers may cost.
+    assert stated[f"{name}_int8.tflite"] >= float32 - 0.005
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_page_of_a_card_says_what_the_card_does(name):
+    from pipelines.saved_models import to_markdown
+
+    assert (FASHION / f"{name}.md").read_text() == to_markdown(CARDS[name])
 
 
 def test_every_figure_of_the_readme_table_is_measured():
