@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import sys
+
+import pytest
 
 collect_ignore = []
 
@@ -12,3 +15,18 @@ if not importlib.util.find_spec("ml_metadata"):
     # On a CPU, convolutions with the channels first are oneDNN's; TensorFlow turns that
     # on by itself only on some processors. Before TensorFlow is imported.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+    from tfcompress.cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tfcompress", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call

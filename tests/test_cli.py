@@ -7,23 +7,8 @@ import sys
 import keras
 import pytest
 
-from tfcompress.cli import main
 from tfcompress.data.splits import SPLITS
 from tfcompress.models import resnet
-
-
-@pytest.fixture
-def cli(monkeypatch, capfd):
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tfcompress", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

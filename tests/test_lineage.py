@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tfcompress import __version__
-from tfcompress.cli import main
 from tfcompress.data import load_dataset
 from tfcompress.deploy import export_tflite
 from tfcompress.deploy.metadata import NAME
@@ -54,18 +53,6 @@ def made(tmp_path_factory):
 def run(made, tmp_path):
     """A copy to be spoilt."""
     return shutil.copytree(made, tmp_path / "run")
-
-
-@pytest.fixture
-def cli(monkeypatch, capfd):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tfcompress", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def result(run, stage):

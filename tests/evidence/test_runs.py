@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tfcompress.cli import main
 from tfcompress.evidence import CLAIMS, EvidenceError, Use, claims_of, claims_of_run
 from tfcompress.recipe import parse_recipe
 
@@ -21,20 +20,6 @@ def report_of(*stages):
 
 def used(*stages):
     return {one.claim.key: one.uses for one in claims_of(report_of(*stages))}
-
-
-@pytest.fixture
-def cli(monkeypatch, capfd):
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tfcompress", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def test_options_decide_which_claims_a_run_used():
