@@ -1,7 +1,6 @@
-"""What is collected where, and what all tests need of TensorFlow."""
+"""What is collected where, and what tests share."""
 
 import importlib.util
-import os
 import sys
 
 import pytest
@@ -12,9 +11,6 @@ if not importlib.util.find_spec("ml_metadata"):
     # Real TFX has an environment of its own: `make test-tfx`, which names the folder,
     # and so fails where TFX is missing. (`tfx` is also the name of the tests' folder.)
     collect_ignore.append("tfx")
-    # On a CPU, convolutions with the channels first are oneDNN's; TensorFlow turns that
-    # on by itself only on some processors. Before TensorFlow is imported.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @pytest.fixture
