@@ -165,9 +165,9 @@ def lines(data: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--few", type=int, default=10_000)
-    parser.add_argument("--many", type=int, default=60_000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--few", type=int, default=1_000)
+    parser.add_argument("--many", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--name", default=NAME, help="of the files with the results")
     options = parser.parse_args()
     data = measure(options.few, options.many, options.repeats)
