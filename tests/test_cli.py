@@ -1,5 +1,6 @@
 """The command line: results on real input, and one clear line for each mistake."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import keras
 import pytest
 
+from tfcompress.cli.main import app
 from tfcompress.data.splits import SPLITS
 from tfcompress.models import resnet
 
@@ -74,7 +76,11 @@ def test_plan_of_a_named_network(cli):
 
 def test_export_bench(cli, model, tmp_path):
     files = [tmp_path / "a.tflite", tmp_path / "b.tflite"]
-    assert cli("export", model, "-o", files[0])[0] == 0
+    code, out, _ = cli("export", model, "-o", files[0], "--json")
+    assert code == 0
+    size = files[0].stat().st_size
+    wanted = {"path": str(files[0]), "bytes": size, "quantization": "float32"}
+    assert json.loads(out) == wanted
     code, out, _ = cli(
         "export", model, "-o", files[1], "--quantization", "int8", "--data", "digits"
     )
@@ -114,6 +120,27 @@ def test_export_as_far_as_the_accuracy_allows(cli, model, tmp_path):
     assert code == 0, err
     assert "<- chosen" in out and f"{path.stat().st_size:,} bytes" in out
     assert list(tmp_path.iterdir()) == [path]
+    code, out, err = cli(
+        *("export", model, "-o", path, "--quantization", "auto", "--data", "digits"),
+        *("--max-drop", "0.5", "--training-epochs", "0", "--json"),
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["bytes"] == path.stat().st_size and found["chosen"] == "int8"
+    assert [trial["method"] for trial in found["trials"]] == ["float32", "int8"]
+
+
+def test_json_everywhere(cli):
+    def results(app):
+        for command in app.registered_commands:
+            yield command.callback
+        for group in app.registered_groups:
+            yield from results(group.typer_instance)
+
+    commands = list(results(app))
+    assert len(commands) >= 12
+    for command in commands:
+        assert "as_json" in inspect.signature(command).parameters, command
 
 
 def test_data_may_be_examples(cli, model, tmp_path):
@@ -165,11 +192,14 @@ def test_compress_and_distill(cli, model, tmp_path):
     student = tmp_path / "student.keras"
     code, out, err = cli(
         *("distill", smaller, "--data", "digits", "-o", student),
-        *("--student-depth", "8", "--student-width", "4", "--steps", "2"),
+        *("--student-depth", "8", "--student-width", "4", "--steps", "2", "--json"),
         *("--preset", "food101/100", "--algorithm", "soap", "--batch-size", "64"),
     )
     assert code == 0, err
     assert keras.models.load_model(student).output_shape == (None, 10)
+    found = json.loads(out)
+    assert found["path"] == str(student)
+    assert found["after"]["params"] == keras.models.load_model(student).count_params()
     assert sorted(tmp_path.iterdir()) == [smaller, student]
 
 

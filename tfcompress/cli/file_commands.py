@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,6 +75,7 @@ def export(
         int, typer.Option(help="Of auto: epochs of quantization-aware training.")
     ] = 3,
     seed: Seed = 0,
+    as_json: Json = False,
 ) -> None:
     """Write a model as .tflite, ONNX or SavedModel, and check the file."""
     from tfcompress.deploy.forms import AUTO, CALIBRATED
@@ -106,8 +107,10 @@ def export(
         network = load_model(model, found)
         if quantization == AUTO:
             context = Context(folder=output.parent, data=found, seed=seed)
-            table = stage.auto(network, output, context).table()
-            typer.echo(f"{table}\n{output}: {output.stat().st_size:,} bytes")
+            tried = stage.auto(network, output, context)
+            if not as_json:
+                typer.echo(tried.table())
+            _written(output, as_json, quantization, **tried.to_dict())
             return
         from tfcompress import deploy
 
@@ -125,7 +128,17 @@ def export(
         else:
             write = getattr(deploy, f"export_{file_format}")
             path = write(network, output, metadata=metadata)
-    typer.echo(f"{path}: {_size(path):,} bytes")
+    _written(path, as_json, quantization)
+
+
+def _written(path: Path, as_json: bool, quantization: str, **more: Any) -> None:
+    """Says what `export` has written."""
+    size = _size(path)
+    if as_json:
+        facts = {"path": str(path), "bytes": size, "quantization": quantization}
+        typer.echo(json.dumps(facts | more, indent=1))
+    else:
+        typer.echo(f"{path}: {size:,} bytes")
 
 
 def _format_of(output: Path, given: str | None, quantization: str) -> str:

@@ -147,6 +147,7 @@ def import_idx(
         "~/tensorflow_datasets"
     ),
     overwrite: Annotated[bool, typer.Option(help="Replace an older one.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Turn IDX files into a prepared TFDS data set."""
     from tfcompress.cli.quiet import quiet_stderr
@@ -157,6 +158,9 @@ def import_idx(
         path = data.import_idx(
             folder, name=name, data_dir=data_dir.expanduser(), overwrite=overwrite
         )
+    if as_json:
+        typer.echo(json.dumps({"path": str(path), "name": name}))
+        return
     typer.echo(f"{path}: use it as 'dataset: {name}'")
 
 

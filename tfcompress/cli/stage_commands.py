@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import shutil
 import tempfile
 import types
@@ -151,6 +152,7 @@ def _command(cls: type[Stage], subject: str, what: str) -> Callable[..., None]:
     add("image_size", str | None, "Resize images: HEIGHT,WIDTH in pixels.", None)
     add("pixel_range", str, "What the model takes for black and white.", "0,1")
     add("seed", int, "Of everything random.", 0)
+    add("as_json", bool, "Print JSON instead of text.", False, "--json")
     if cls is Distill:
         add("preset", str | None, "A run of the paper: oxford_flowers102/1000.", None)
     own = list(flags(cls))
@@ -211,6 +213,9 @@ def _run(cls: type[Stage], given: dict[str, Any], subject: str) -> None:
             raise TfcompressError(
                 f"'{output}' cannot be written: {error.strerror}."
             ) from error
+    if given["as_json"]:
+        typer.echo(json.dumps({"path": str(output)} | result.figures, indent=1))
+        return
     before, after = (result.figures[key] for key in ("before", "after"))
     for key in ("params", "macs"):
         typer.echo(f"{key}: {before[key]:,} -> {after[key]:,}")
