@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine
+import keras
+
+from benchmarks.common import RESULTS, machine, write_table
 from tfcompress.files import write_atomically
 
 
@@ -27,6 +29,42 @@ def grid_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--backwards", action="store_true", help="start from the end")
     return parser
+
+
+def run_grid(
+    name: str,
+    description: str,
+    keys_of: Callable[[int], Sequence[Sequence[Any]]],
+    run_cell: Callable[..., dict[str, Any]],
+    summarize: Callable[[Mapping[str, Any], Sequence[Any]], list[str]],
+    *,
+    settings: Mapping[str, Any],
+) -> tuple[Cells, Sequence[Sequence[Any]]]:
+    """The command line of a grid: runs what is missing, and writes its table.
+
+    Args:
+        name: of the files in `benchmarks/results/`.
+        description: for `--help`.
+        keys_of: all cells, in the order to run them, by the number of seeds.
+        run_cell: runs a cell; takes the parts of its key.
+        summarize: lines of the table, of the cells found and all keys.
+        settings: see `Cells`.
+
+    Returns:
+        The cells and their keys.
+    """
+    arguments = grid_parser(description).parse_args()
+    keys = keys_of(arguments.seeds)
+    cells = Cells(RESULTS / f"{name}.json", settings=settings)
+
+    def run(key: Sequence[Any]) -> dict[str, Any]:
+        keras.backend.clear_session()
+        return run_cell(*key)
+
+    if not arguments.report:
+        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
+    write_table(name, summarize(cells.found, keys))
+    return cells, keys
 
 
 class Cells:

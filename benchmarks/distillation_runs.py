@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.cells import Cells, grid_parser
-from benchmarks.common import RESULTS, table, write_table
+from benchmarks.cells import Cells, run_grid
+from benchmarks.common import table
 from benchmarks.networks import BATCH_SIZE, dataset, trained
 from tfcompress import models
 from tfcompress.data import Dataset
@@ -156,22 +156,25 @@ def _row(name: str, group: list[dict[str, Any]]) -> tuple[Any, ...]:
     )
 
 
-def main() -> None:
-    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
-    keys = [
+def keys_of(seeds: int) -> list[tuple[str, str, int]]:
+    """All cells, in the order to run them."""
+    return [
         (run, variant, seed)
-        for seed, run in itertools.product(range(arguments.seeds), RUNS)
+        for seed, run in itertools.product(range(seeds), RUNS)
         for variant in VARIANTS[run]
     ]
-    cells = Cells(RESULTS / "distillation_runs.json", settings={"epochs": EPOCHS})
 
-    def run(key: tuple) -> dict[str, Any]:
-        keras.backend.clear_session()
-        return RUNS[key[0]](*key[1:])
 
-    if not arguments.report:
-        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
-    write_table("distillation_runs", summarize(cells.found, keys))
+def run_cell(run: str, variant: str, seed: int) -> dict[str, Any]:
+    """Trains one student, and scores it on the test images."""
+    return RUNS[run](variant, seed)
+
+
+def main() -> None:
+    run_grid(
+        *("distillation_runs", __doc__.splitlines()[0], keys_of, run_cell, summarize),
+        settings={"epochs": EPOCHS},
+    )
 
 
 if __name__ == "__main__":

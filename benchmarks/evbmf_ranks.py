@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import Cells, grid_parser
-from benchmarks.common import RESULTS, table, write_table
+from benchmarks.cells import Cells, run_grid
+from benchmarks.common import table
 from tfcompress.linalg import evbmf_noise_variance, evbmf_rank, tucker2
 
 NAME = "evbmf_ranks"
@@ -150,17 +150,10 @@ _STAGES = ("first", "again", "kept")
 
 
 def main() -> None:
-    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
-    keys = keys_of(arguments.seeds)
-    cells = Cells(RESULTS / f"{NAME}.json", settings={"noise": 1.0})
-    if not arguments.report:
-        cells.run(
-            keys,
-            lambda key: run_cell(*key),
-            minutes=arguments.minutes,
-            backwards=arguments.backwards,
-        )
-    write_table(NAME, summarize(cells.found, keys))
+    settings = {"noise": 1.0}
+    run_grid(
+        NAME, __doc__.splitlines()[0], keys_of, run_cell, summarize, settings=settings
+    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from benchmarks.cells import Cells, grid_parser
-from benchmarks.common import RESULTS, table, write_table
+from benchmarks.cells import Cells, run_grid
+from benchmarks.common import table
 from benchmarks.digits_networks import BATCH_SIZE, digits, digits_network
 from tfcompress.distill import output_divergence
 from tfcompress.layers import kernel_of, kernel_shape_of, registry
@@ -102,31 +102,30 @@ def run_cell(seed: int) -> dict[str, Any]:
     }
 
 
-def summarize(cells: dict[str, dict[str, Any]]) -> list[str]:
+def summarize(cells: dict[str, dict[str, Any]], keys: list[tuple]) -> list[str]:
     """The table."""
+    found = [cells[name] for name in map(Cells.name, keys) if name in cells]
     header = ["error of the", "across decompositions", "across layers", "all"]
     rows = []
     for error in ERRORS:
         row = [error]
         for kind in header[1:]:
-            values = [cell[error][kind] for cell in cells.values()]
+            values = [cell[error][kind] for cell in found]
             row.append(f"{np.mean(values):.2f} ± {np.std(values):.2f}")
         rows.append(row)
     return [*table(header, rows), "", *NOTES]
 
 
+def keys_of(seeds: int) -> list[tuple[int]]:
+    """All cells, in the order to run them."""
+    return [(seed,) for seed in range(seeds)]
+
+
 def main() -> None:
-    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
-    keys = [(seed,) for seed in range(arguments.seeds)]
-    cells = Cells(RESULTS / f"{NAME}.json", settings={"steps": STEPS})
-    if not arguments.report:
-        cells.run(
-            keys,
-            lambda key: run_cell(*key),
-            minutes=arguments.minutes,
-            backwards=arguments.backwards,
-        )
-    write_table(NAME, summarize(cells.found))
+    settings = {"steps": STEPS}
+    run_grid(
+        NAME, __doc__.splitlines()[0], keys_of, run_cell, summarize, settings=settings
+    )
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.cells import Cells, grid_parser
-from benchmarks.common import RESULTS, table, write_table
+from benchmarks.cells import Cells, run_grid
+from benchmarks.common import RESULTS, table
 from benchmarks.networks import CACHE
 from tfcompress import models
 from tfcompress.cost import model_cost
@@ -273,17 +273,10 @@ def plot(cells: dict[str, dict[str, Any]], keys: Sequence[tuple], path: Path) ->
 
 
 def main() -> None:
-    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
-    keys = keys_of(arguments.seeds)
-    cells = Cells(RESULTS / "patience.json", settings={"budget": BUDGET})
-
-    def run(key: tuple) -> dict[str, Any]:
-        keras.backend.clear_session()
-        return run_cell(*key)
-
-    if not arguments.report:
-        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
-    write_table("patience", summarize(cells.found, keys))
+    cells, keys = run_grid(
+        *("patience", __doc__.splitlines()[0], keys_of, run_cell, summarize),
+        settings={"budget": BUDGET},
+    )
     plot(cells.found, keys, RESULTS / "patience.png")
 
 

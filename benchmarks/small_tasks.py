@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import scipy.ndimage
 
-from benchmarks.cells import Cells, grid_parser
-from benchmarks.common import RESULTS, table, write_table
+from benchmarks.cells import Cells, run_grid
+from benchmarks.common import table
 from benchmarks.digits_networks import BATCH_SIZE, digits
 from tfcompress.distill import regression_divergence
 from tfcompress.musco import Task, compress
@@ -163,18 +163,16 @@ def summarize(cells: dict[str, dict[str, Any]], keys: list[tuple]) -> list[str]:
     return [*table(["task", "before", "after", "MACs", "n"], rows), "", *NOTES]
 
 
+def keys_of(seeds: int) -> list[tuple[str, int]]:
+    """All cells, in the order to run them."""
+    return list(itertools.product(kinds(), range(seeds)))
+
+
 def main() -> None:
-    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
-    keys = list(itertools.product(kinds(), range(arguments.seeds)))
-    cells = Cells(RESULTS / f"{NAME}.json", settings={"budget": BUDGET})
-
-    def run(key: tuple) -> dict[str, Any]:
-        keras.backend.clear_session()
-        return run_cell(*key)
-
-    if not arguments.report:
-        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
-    write_table(NAME, summarize(cells.found, keys))
+    settings = {"budget": BUDGET}
+    run_grid(
+        NAME, __doc__.splitlines()[0], keys_of, run_cell, summarize, settings=settings
+    )
 
 
 if __name__ == "__main__":

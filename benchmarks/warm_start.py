@@ -16,8 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.cells import Cells, grid_parser
-from benchmarks.common import RESULTS, table, write_table
+from benchmarks.cells import Cells, run_grid
+from benchmarks.common import table
 from benchmarks.digits_networks import (
     batches,
     digits,
@@ -112,17 +112,10 @@ def summarize(cells: dict[str, dict[str, Any]], keys: list[tuple]) -> list[str]:
 
 
 def main() -> None:
-    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
-    keys = keys_of(arguments.seeds)
-    cells = Cells(RESULTS / f"{NAME}.json", settings={"budget": BUDGET})
-
-    def run(key: tuple) -> dict[str, Any]:
-        keras.backend.clear_session()
-        return run_cell(*key)
-
-    if not arguments.report:
-        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
-    write_table(NAME, summarize(cells.found, keys))
+    settings = {"budget": BUDGET}
+    run_grid(
+        NAME, __doc__.splitlines()[0], keys_of, run_cell, summarize, settings=settings
+    )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.cells import Cells, grid_parser
-from benchmarks.common import RESULTS, table, write_table
+from benchmarks.cells import Cells, run_grid
+from benchmarks.common import table
 from benchmarks.digits_networks import VIEWS, batches, digits, held_out, steps_per_epoch
 from benchmarks.networks import CACHE
 from tfcompress.data import Dataset
@@ -104,23 +104,17 @@ def summarize(cells: dict[str, dict[str, Any]], keys: list[tuple]) -> list[str]:
     return [*table(["ranks", "MACs", "points lost", "n"], rows), "", *NOTES]
 
 
+def keys_of(seeds: int) -> list[tuple[int, str, int]]:
+    """All cells, in the order to run them."""
+    cells = itertools.product(range(seeds), WIDTHS, METHODS)
+    return [(width, method, seed) for seed, width, method in cells]
+
+
 def main() -> None:
-    arguments = grid_parser(__doc__.splitlines()[0]).parse_args()
-    keys = [
-        (width, method, seed)
-        for seed, width, method in itertools.product(
-            range(arguments.seeds), WIDTHS, METHODS
-        )
-    ]
-    cells = Cells(RESULTS / f"{NAME}.json", settings={"epochs": EPOCHS})
-
-    def run(key: tuple) -> dict[str, Any]:
-        keras.backend.clear_session()
-        return run_cell(*key)
-
-    if not arguments.report:
-        cells.run(keys, run, minutes=arguments.minutes, backwards=arguments.backwards)
-    write_table(NAME, summarize(cells.found, keys))
+    settings = {"epochs": EPOCHS}
+    run_grid(
+        NAME, __doc__.splitlines()[0], keys_of, run_cell, summarize, settings=settings
+    )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_errors_that_compare_only_within_a_layer():
     assert found["across layers"] == -1.0
     assert found["all"] == pytest.approx(0.0)
     cells = {str(seed): {e: found for e in layer_errors.ERRORS} for seed in (0, 1)}
-    assert "1.00 ± 0.00" in layer_errors.summarize(cells)[2]
+    assert "1.00 ± 0.00" in layer_errors.summarize(cells, [(0,), (1,)])[2]
 
 
 def test_new_weights_are_new_and_of_the_same_layers():
