@@ -51,6 +51,8 @@ def evaluate_tflite(
             "Accuracy needs a model with one output; export that output alone. "
             f"Received: outputs {[output.name for output in model.outputs]}"
         )
+    if isinstance(reference, keras.Model):
+        reference = _compiled(reference)
     samples = correct = agreeing = 0
     difference = 0.0
     for inputs, labels in dataset:
@@ -77,12 +79,15 @@ def evaluate_tflite(
     return result
 
 
+def _compiled(model: keras.Model) -> Callable:
+    """The model in inference mode as a graph, which takes half the time."""
+    import tensorflow as tf
+
+    return tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+
+
 def _reference_scores(reference: Callable, inputs: Any) -> np.ndarray:
-    if isinstance(reference, keras.Model):
-        outputs = reference(inputs, training=False)
-    else:
-        outputs = reference(inputs)
-    leaves = keras.tree.flatten(outputs)
+    leaves = keras.tree.flatten(reference(inputs))
     if len(leaves) != 1:
         raise ModelInputError(
             f"The reference must give one output. Received: {len(leaves)} outputs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,9 @@ def evaluate_file(
         if baseline is not None:
             with local_copy(baseline, KERAS_FILE) as file:
                 reference = load_model(file, data)
-        found = evaluate_tflite(path, test, reference=reference)
+        found = evaluate_tflite(
+            path, test, reference=reference, num_threads=os.cpu_count()
+        )
         figures = {
             "accuracy": found["accuracy"],
             "samples": found["samples"],
