@@ -73,6 +73,62 @@ def test_regression(regression, by):
     assert result.original["divergence"] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_metric_is_enough(regression):
+    """The loss is the model's own; what is better, Keras says."""
+    model, train, validation = regression
+    given = [
+        {"task": TASK},
+        {"metric": "mae"},
+        {"metric": keras.metrics.MeanAbsoluteError("far")},
+    ]
+    wanted, *found = (
+        tfcompress.compress(
+            *(model, train, validation),
+            **(options | SHORT),
+            target=Budget(macs=0.5),
+            max_drop=0.1,
+            epochs=4,
+        )
+        for options in given
+    )
+    assert [result.monitor for result in found] == ["mae", "far"]
+    for result in found:
+        assert result.final[result.monitor] == wanted.final["mae"]
+        assert result.history[0].accepted and result.target_met
+
+
+def test_a_metric_of_ones_own_needs_a_direction(regression):
+    def hits(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred) < 0.1, axis=-1)
+
+    model, train, validation = regression
+    options = {"target": Budget(macs=0.5), "epochs": 1, **SHORT}
+    with pytest.raises(TfcompressError, match="direction='max' or 'min'.*'hits'"):
+        tfcompress.compress(model, train, validation, metric=hits, **options)
+    result = tfcompress.compress(
+        model, train, validation, metric=hits, direction="max", max_drop=1.0, **options
+    )
+    assert 0.0 <= result.final["hits"] <= result.original["hits"] <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"metric": "no_such"}, "no such metric.*'no_such'"),
+        ({"metric": "mae", "direction": "up"}, "'max' or 'min'"),
+        ({"direction": "max"}, "goes with a metric"),
+        ({"metric": "mae", "task": TASK}, "task, or metric"),
+        ({"direction": "min", "task": TASK}, "task, or metric"),
+    ],
+)
+def test_metrics_that_cannot_be(regression, options, words):
+    model, train, validation = regression
+    with pytest.raises(TfcompressError, match=words):
+        tfcompress.compress(
+            model, train, validation, target=Budget(macs=0.5), **options
+        )
+
+
 def idle(regression, task, max_drop):
     """The only round of a compression whose fine-tuning changes nothing."""
     model, train, validation = regression

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfcompress.errors import NothingToCompressError, TfcompressError
+from tfcompress.musco.metric import Metric, task_of
 from tfcompress.musco.result import Compression, Round
 from tfcompress.musco.session import Progress, merged, specs_and_cost, total
 from tfcompress.musco.start import start
@@ -29,6 +30,8 @@ def progressive(
     rounds: int = 2,
     retries: int = 1,
     teacher: keras.Model | None = None,
+    metric: Metric | None = None,
+    direction: str | None = None,
     task: Task | None = None,
     calibration_steps: int = 16,
     asymmetric: bool = True,
@@ -56,7 +59,13 @@ def progressive(
         rounds: in how many rounds to go to the target.
         retries: how many rolled back rounds are tried again.
         teacher: network to match when fine-tuning; `model` by default.
-        task: what the model is for; a classifier of integer labels by default.
+        metric: what decides instead of a classifier's accuracy: any Keras metric, as
+            for `compile`; the loss is the one that the model was compiled with.
+        direction: "max" where more of the metric is better, "min" where less; by
+            default what Keras says of it.
+        task: what the model is for, where that takes more than a metric: several
+            outputs, a loss or a divergence of your own. A classifier of integer labels
+            by default.
         calibration_steps: training batches on which the layers' inputs are measured;
             0 takes factors that know only the weights.
         asymmetric: factors of a layer make up for what the layers before it have
@@ -76,6 +85,7 @@ def progressive(
         NothingToCompressError: no layer can be made smaller.
         UnsupportedModelError: the model cannot be rebuilt.
         DistillationError: teacher and model do not fit.
+        TfcompressError: an option out of range; a metric that Keras does not know.
 
     Example:
         >>> result = progressive(model, (x, y), (xv, yv),     # doctest: +SKIP
@@ -87,11 +97,15 @@ def progressive(
             "rounds must be at least 1, retries and max_drop not negative. Received: "
             f"rounds={rounds}, retries={retries}, max_drop={max_drop}"
         )
+    if task is not None and (metric is not None or direction is not None):
+        raise TfcompressError(
+            "A task names its own metric and mode: give task, or metric and direction."
+        )
     session = start(
         model,
         train,
         validation,
-        task=task,
+        task=task or task_of(model, metric, direction),
         teacher=teacher,
         tuning=tuning,
         rounds=rounds,
