@@ -91,6 +91,10 @@ def measure_sensitivity(
 
     Raises:
         TfcompressError: no batches, or outputs that are not finite.
+
+    Example:
+        >>> sorted(measure_sensitivity(model, [images]))
+        ['conv', 'head']
     """
     data = [
         b[0] if isinstance(b, tuple) else b for b in itertools.islice(batches, steps)

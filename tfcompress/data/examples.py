@@ -357,6 +357,10 @@ def write_examples(
 
     Raises:
         DatasetError: the folder holds a split already, or cannot be written.
+
+    Example:
+        >>> write_examples(load_dataset("digits"), "examples", shards=2)
+        PosixPath('examples')
     """
     folder = Path(folder)
     for split in SPLITS:

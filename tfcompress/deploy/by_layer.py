@@ -35,6 +35,11 @@ class LayerError:
         relative: root mean square of the difference over that of the float result.
         added: what `relative` is above the largest one among its operands: near 0 or
             below where the error came in with them.
+
+    Example:
+        >>> error = LayerError("conv", "CONV_2D", "int8", relative=0.02, added=0.015)
+        >>> error.to_dict()["layer"]
+        'conv'
     """
 
     layer: str
@@ -67,6 +72,11 @@ def layer_errors(
     Raises:
         ModelFileError: the file is no working TFLite model.
         CalibrationError: the inputs do not fit the model.
+
+    Example:
+        >>> errors = layer_errors("small.tflite", model, images)      # doctest: +SKIP
+        >>> max(errors, key=lambda error: error.added)                # doctest: +SKIP
+        LayerError(layer='head', op='FULLY_CONNECTED', dtype='int8', ...)
     """
     file = TFLiteModel(path)
     samples = calibration_samples(inputs, describe(model), _MAX_SAMPLES)

@@ -77,6 +77,12 @@ class Compared:
             where it was not measured.
         ratio: of its time to that of the first file in the same setting, by round.
         low, high: interval of the ratio (bootstrap, 95 %).
+
+    Example:
+        >>> found = compare_latency("model.tflite", runs=5, memory=False)
+        >>> row = found.rows[0]
+        >>> row.name, row.ratio, row.memory_mb
+        ('model.tflite', 1.0, None)
     """
 
     name: str
@@ -117,6 +123,11 @@ class Comparison:
         rows: by setting, in the order of the files.
         cpu: the processor.
         runs: samples of each.
+
+    Example:
+        >>> found = compare_latency("model.tflite", runs=5, memory=False)
+        >>> [row.name for row in found.rows], found.runs
+        (['model.tflite'], 5)
     """
 
     rows: tuple[Compared, ...]
@@ -171,6 +182,12 @@ def compare_latency(
     Raises:
         ModelFileError: a file is no working TFLite model.
         ModelInputError: an option is out of range.
+
+    Example:
+        >>> files = {"before": "model.tflite", "after": "model.tflite"}
+        >>> found = compare_latency(files, runs=5, memory=False)
+        >>> [row.name for row in found.rows]
+        ['before', 'after']
     """
     if min(runs, batch_size, *threads) < 1 or warmup < 0 or not threads or not xnnpack:
         raise ModelInputError(

@@ -42,8 +42,8 @@ def evaluate_tflite(
         ModelInputError: the data does not fit the model, or there is none.
 
     Example:
-        >>> evaluate_tflite("model.tflite", test.batch(100), reference=model)
-        {'accuracy': 0.91, 'samples': 10000, 'agreement': 0.99, ...}
+        >>> evaluate_tflite("model.tflite", [(images, labels)], reference=model)
+        {'accuracy': 0..., 'samples': 32, 'agreement': 1.0, 'max_abs_difference': ...}
     """
     model = TFLiteModel(path, num_threads=num_threads)
     if len(model.outputs) != 1:

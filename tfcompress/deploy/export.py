@@ -80,9 +80,9 @@ def export_tflite(
         CalibrationError: calibration data is missing or does not fit the model.
 
     Example:
-        >>> export_tflite(model, "out/model.tflite", quantization="int8",
-        ...               calibration=train.map(lambda x, y: x).take(4))
-        PosixPath('out/model.tflite')
+        >>> export_tflite(model, "out/small.tflite", quantization="int8",
+        ...               calibration=images)
+        PosixPath('out/small.tflite')
 
     Reference:
         Jacob et al., "Quantization and Training of Neural Networks for Efficient

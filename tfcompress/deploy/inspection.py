@@ -28,6 +28,11 @@ class Inspection:
         metadata: what `export_tflite` wrote into it, or None.
         intact: whether the file still computes what it did when that was written;
             None without metadata.
+
+    Example:
+        >>> file = inspect_tflite("model.tflite")
+        >>> file.inputs[0].name, file.intact
+        ('image', True)
     """
 
     path: Path
@@ -82,7 +87,10 @@ def inspect_tflite(path: str | os.PathLike) -> Inspection:
         ModelFileError: the file is no working TFLite model.
 
     Example:
-        >>> print(inspect_tflite("model.tflite"))  # doctest: +SKIP
+        >>> print(inspect_tflite("model.tflite"))
+        model.tflite: ... bytes, SHA-256 ...
+        input image: float32 (?, 8, 8, 1)
+        ...
     """
     path = Path(path)
     model = TFLiteModel(path)

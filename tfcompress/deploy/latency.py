@@ -43,6 +43,11 @@ class Latency:
             that take less than a millisecond).
         num_threads: CPU threads.
         batch_size: samples per run of the model.
+
+    Example:
+        >>> found = measure_latency("model.tflite", runs=5)["model.tflite"]
+        >>> found.q1_ms <= found.median_ms <= found.q3_ms <= found.p90_ms
+        True
     """
 
     median_ms: float
@@ -96,8 +101,9 @@ def measure_latency(
             than the batch, or a fixed batch of another size.
 
     Example:
-        >>> measure_latency({"before": "a.tflite", "after": "b.tflite"})["after"]
-        Latency(median_ms=1.9, ...)
+        >>> files = {"before": "model.tflite", "after": "model.tflite"}
+        >>> measure_latency(files, runs=5)["after"]
+        Latency(median_ms=..., runs=5, ..., num_threads=1, batch_size=1)
     """
     options = {"runs": runs, "num_threads": num_threads, "batch_size": batch_size}
     for name, value in {**options, "warmup": warmup + 1}.items():

@@ -37,7 +37,12 @@ class Entry:
 
 
 def cpu_model() -> str:
-    """Name of the processor, as the system tells it."""
+    """Name of the processor, as the system tells it.
+
+    Example:
+        >>> cpu_model()  # doctest: +SKIP
+        'Cortex-A76'
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

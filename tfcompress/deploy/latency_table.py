@@ -61,6 +61,10 @@ class LatencyCheck:
         num_threads: CPU threads.
         untimed: layers that multiply but cannot be timed by themselves, such as the
             scores of attention, whose projections stand in the sum.
+
+    Example:
+        >>> LatencyCheck(whole_ms=1.25, layers_ms=1.0, layers=8, num_threads=1).gap
+        0.2
     """
 
     whole_ms: float

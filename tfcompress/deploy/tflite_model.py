@@ -31,6 +31,10 @@ class TensorInfo:
         scale: quantization scale, 0.0 for tensors that are not quantized.
         zero_point: quantization zero point.
         index: the interpreter's tensor index.
+
+    Example:
+        >>> TFLiteModel("model.tflite").inputs[0]
+        TensorInfo(name='image', shape=(None, 8, 8, 1), dtype='float32', ...)
     """
 
     name: str
@@ -136,9 +140,8 @@ class TFLiteModel:
         ModelFileError: the file is no working TFLite model.
 
     Example:
-        >>> model = TFLiteModel("model.tflite")
-        >>> model.predict(images).shape
-        (1000, 10)
+        >>> TFLiteModel("model.tflite").predict(images).shape
+        (32, 10)
     """
 
     def __init__(

@@ -21,6 +21,10 @@ class Thresholds:
 
     Raises:
         OptionError: a limit out of range.
+
+    Example:
+        >>> Thresholds(max_drop=0.01, max_bytes=100_000).limits()
+        {'max_drop': 0.01, 'max_bytes': 100000}
     """
 
     min_accuracy: float | None = None

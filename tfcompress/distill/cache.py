@@ -46,6 +46,10 @@ def cache_bytes(
         samples: in one epoch.
         epochs: whose views are kept; in mode "fixed" they are all the same.
         dtype: "float16" or "float32".
+
+    Example:
+        >>> cache_bytes(Distiller(student, teacher), samples=1000, epochs=2)
+        56000
     """
     shapes = _shapes(distiller)
     values = sum(int(np.prod(shape)) for shape in shapes)
@@ -85,6 +89,13 @@ def cache_logits(
     Raises:
         CacheError: a view function, not enough room on the disk, data that are not
             numbered, or a folder with another cache.
+
+    Example:
+        >>> distiller = Distiller(student, teacher)
+        >>> data = numbered(images, labels, batch_size=16)
+        >>> cache_logits(distiller, data, "logits",          # doctest: +SKIP
+        ...              samples=len(images), epochs=10)
+        PosixPath('logits')
     """
     folder = Path(folder)
     identity = _identity(distiller, samples, _epochs_kept(distiller.views, epochs))
@@ -171,6 +182,13 @@ def with_cached_logits(
     Raises:
         CacheError: the cache is not complete, or not of this teacher, these views or
             these data. Within the training: a batch that was not cached.
+
+    Example:
+        >>> distiller = Distiller(student, teacher)
+        >>> data = numbered(images, labels, batch_size=16, replay=10)
+        >>> cached = with_cached_logits(data, distiller, "logits")   # doctest: +SKIP
+        >>> figures = fit(distiller, cached, None,                   # doctest: +SKIP
+        ...               epochs=100, steps_per_epoch=2)
     """
     folder = Path(folder)
     meta = read_meta(folder)

@@ -55,10 +55,19 @@ def save_checkpoint(
     """Writes the state of a training, all or nothing.
 
     Args:
-        trainer: a compiled `Distiller`, `Supervised` or `Matching`.
+        trainer: a compiled `Distiller`, `Supervised` or `Matching`, its optimizer
+            built, as it is after the first step.
         path: the file, `.npz`.
         epoch: how many epochs are done.
         history: figures so far.
+
+    Example:
+        >>> trainer = Matching(student, teacher)
+        >>> trainer.compile("adam")
+        >>> trainer.optimizer.build(trainer.trainable_variables)
+        >>> save_checkpoint(trainer, "training.npz", epoch=3)
+        >>> restore_checkpoint(trainer, "training.npz").epoch
+        3
     """
     arrays = {name: np.asarray(v) for name, v in state_of(trainer).items()}
     # NumPy has no bfloat16 of its own: as float32, exactly.
@@ -84,6 +93,12 @@ def restore_checkpoint(trainer: keras.Model, path: str | Path) -> Restored:
 
     Raises:
         CheckpointError: the file is broken, or of another training.
+
+    Example:
+        >>> trainer = Matching(student, teacher)
+        >>> trainer.compile("adam")
+        >>> restore_checkpoint(trainer, "training.npz")
+        Restored(epoch=0, history={})
     """
     path = Path(path)
     if not path.exists():
@@ -120,6 +135,10 @@ class Checkpoint(keras.callbacks.Callback):
         path: the file.
         seconds: at least so long between two files.
         history: figures of the epochs before these.
+
+    Example:
+        >>> saves = Checkpoint("training.npz", seconds=300)
+        >>> trainer.fit(train, callbacks=[saves])                    # doctest: +SKIP
     """
 
     def __init__(

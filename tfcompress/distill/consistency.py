@@ -28,6 +28,10 @@ class Consistency:
             their view, in pixels of the original image.
         shares: largest difference between the shares of one image in both views.
         keys: how many (seed, epoch) pairs were tried.
+
+    Example:
+        >>> verify_consistency(ViewSpec(mode="consistent"), (4, 8, 8, 1), keys=2)
+        Consistency(identical=True, pixels=0.0, shares=..., keys=2)
     """
 
     identical: bool
@@ -65,7 +69,7 @@ def verify_consistency(
         ViewError: the views differ, or are not a pure function of the key.
 
     Example:
-        >>> found = verify_consistency(ViewSpec(), (4, 8, 8, 1))
+        >>> found = verify_consistency(ViewSpec(), (4, 8, 8, 1), keys=2)
         >>> found.identical, found.pixels
         (True, 0.0)
     """

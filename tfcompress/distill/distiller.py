@@ -67,6 +67,7 @@ class Distiller(keras.Model):
             it is now, is part of the kernels: faster, and equal but for rounding. False
             where the teacher's weights change later.
         seed: of the views.
+        **kwargs: as in `keras.Model`, such as `name`.
 
     Raises:
         DistillationError: different numbers of outputs or classes, a model that is not

@@ -25,6 +25,13 @@ class FeatureMatch:
         teacher: name of a layer of the (first) teacher.
         student: name of a layer of the student.
         weight: of this loss.
+
+    Raises:
+        DistillationError: a weight that is not positive.
+
+    Example:
+        >>> match = FeatureMatch(teacher="stage3", student="stage2", weight=0.1)
+        >>> distiller = Distiller(student, teacher, features=[match])  # doctest: +SKIP
     """
 
     teacher: str

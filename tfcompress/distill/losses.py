@@ -26,6 +26,13 @@ def as_logits(outputs: Any, kind: str) -> Any:
     Args:
         outputs: model outputs of shape `(batch, ..., classes)`.
         kind: one of `KINDS`. Binary outputs get a last axis of two classes.
+
+    Returns:
+        Float32 tensor `(batch, ..., classes)`.
+
+    Example:
+        >>> as_logits(np.array([[0.5, 0.5]]), "probabilities").numpy().round(2)
+        array([[-0.69, -0.69]], dtype=float32)
     """
     outputs = tf.cast(outputs, tf.float32)
     if kind == "probabilities":
@@ -39,7 +46,15 @@ def as_logits(outputs: Any, kind: str) -> Any:
 
 
 def output_kind(model: keras.Model) -> str:
-    """Whether a model ends in a softmax: "probabilities", else "logits"."""
+    """Whether a model ends in a softmax: "probabilities", else "logits".
+
+    Args:
+        model: a built model; its last layer is looked at.
+
+    Example:
+        >>> output_kind(model)
+        'probabilities'
+    """
     return _layer_kind(model.layers[-1], softmax_only=True)
 
 
@@ -90,6 +105,11 @@ def kl_divergence(
 
     Returns:
         Float32 tensor of shape `(batch,)`.
+
+    Example:
+        >>> teacher, student = np.array([[2.0, 0.0]]), np.array([[3.0, 1.0]])
+        >>> kl_divergence(teacher, student).numpy().round(3)
+        array([0.], dtype=float32)
     """
     teacher, student = _log_softmax(teacher_logits, student_logits, temperature)
     divergence = tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=-1)

@@ -28,6 +28,7 @@ class Matching(keras.Model):
         view: `view(inputs, key) -> inputs`, applied before both networks; `key` is an
             int32 tensor `(seed, step)` for stateless random operations.
         seed: of the views.
+        **kwargs: as in `keras.Model`, such as `name`.
 
     Example:
         >>> trainer = Matching(student, teacher, label_weight=0.1)  # doctest: +SKIP

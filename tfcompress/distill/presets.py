@@ -29,6 +29,11 @@ class PaperRun:
         size: pixels of each side.
         accuracy: the student's, on test images, in percent.
         teacher_accuracy: the teacher's.
+
+    Example:
+        >>> run = paper_run("food101/100")
+        >>> run.batch_size, run.views.mode
+        (512, 'function_matching')
     """
 
     dataset: str

@@ -25,6 +25,11 @@ class Samples(NamedTuple):
         sample: int32 `(batch,)`, from 0, the same in every epoch.
         logits: cached outputs of the teacher, one `(batch, ..., classes)` for each
             output; empty where there are none.
+
+    Example:
+        >>> (first,) = next(iter(numbered(images, batch_size=4, seed=None)))
+        >>> first.epoch.numpy().tolist(), first.sample.numpy().tolist()
+        ([0, 0, 0, 0], [0, 1, 2, 3])
     """
 
     inputs: Any

@@ -43,6 +43,11 @@ def make_optimizer(
 
     Raises:
         OptionError: an argument out of range.
+
+    Example:
+        >>> optimizer = make_optimizer(steps=1000, learning_rate=1e-2)
+        >>> round(optimizer.weight_decay, 6)
+        0.01
     """
     if not (steps >= 1 and learning_rate > 0 and weight_decay >= 0 and clip_norm > 0):
         raise OptionError(

@@ -32,6 +32,7 @@ class SOAP(keras.optimizers.Optimizer):
         update_every: steps between updates of the basis.
         max_axis: longest axis that has a covariance; memory of a kernel is that of
             Adam plus twice the sum of the squares of its axes.
+        name: of the optimizer.
         **kwargs: as of every Keras optimizer: weight_decay, global_clipnorm and so on.
 
     Raises:
@@ -41,7 +42,8 @@ class SOAP(keras.optimizers.Optimizer):
     algorithm 3.
 
     Example:
-        >>> optimizer = SOAP(3e-3, weight_decay=0.1)
+        >>> SOAP(3e-3, weight_decay=0.1).update_every
+        10
     """
 
     def __init__(

@@ -45,6 +45,10 @@ class ViewSpec:
 
     Raises:
         ViewError: an unknown name, or a number out of range.
+
+    Example:
+        >>> ViewSpec(crop="random", flip=True).consistent
+        True
     """
 
     mode: str = "function_matching"

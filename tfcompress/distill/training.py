@@ -65,6 +65,13 @@ class Supervised(keras.Model):
         views: crop, flip and mixup; the mode "function_matching" mixes images and
             labels, any other only crops.
         seed: of the views.
+        **kwargs: as in `keras.Model`, such as `name`.
+
+    Example:
+        >>> views = ViewSpec(mode="consistent", crop="mild")
+        >>> trainer = Supervised(model, views=views)             # doctest: +SKIP
+        >>> trainer.compile("adam", metrics=["accuracy"])        # doctest: +SKIP
+        >>> trainer.fit(train, epochs=5)                         # doctest: +SKIP
     """
 
     def __init__(
@@ -141,6 +148,13 @@ def epochs_and_steps(
 
     Raises:
         ValueError: neither `steps` nor `epochs`, or not positive.
+
+    Returns:
+        `(epochs, steps of each)`.
+
+    Example:
+        >>> epochs_and_steps(steps=1000, epochs=None, steps_per_epoch=300)
+        (4, 250)
     """
     given = [value for value in (steps, epochs) if value is not None]
     if not given or min(given) < 1:
@@ -193,6 +207,17 @@ def fit(
 
     Returns:
         Figures by name, one value per epoch in which they were measured.
+
+    Raises:
+        OptionError: see `make_optimizer`.
+        CheckpointError: see `restore_checkpoint`.
+
+    Example:
+        >>> trainer = Distiller(student, teacher)
+        >>> figures = fit(trainer, train, validation,         # doctest: +SKIP
+        ...               epochs=100, steps_per_epoch=400)
+        >>> figures["val_accuracy"][-1]                       # doctest: +SKIP
+        0.94
     """
     # As the optimizer's own decay, of which it takes the place.
     decay = ProductDecay(trainer, weight_decay / learning_rate)

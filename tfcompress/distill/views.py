@@ -45,6 +45,11 @@ class Views(NamedTuple):
             bit.
         mix: share of each sample itself in the mixture: a scalar or `(batch,)`; 1.0
             without mixup. The partner of sample i is sample i - 1.
+
+    Example:
+        >>> views = make_views(images, (0, 0), ViewSpec(mode="consistent"))
+        >>> views.teacher is views.student, float(views.mix)
+        (True, 1.0)
     """
 
     teacher: Any
@@ -81,6 +86,11 @@ def make_views(
 
     Raises:
         ViewError: inputs that cannot be cropped or mixed as the spec says.
+
+    Example:
+        >>> views = make_views(images, (0, 0), ViewSpec(), student_size=(4, 4))
+        >>> tuple(views.teacher.shape), tuple(views.student.shape)
+        ((32, 8, 8, 1), (32, 4, 4, 1))
     """
     if not isinstance(spec, ViewSpec):
         views = spec(inputs, key)

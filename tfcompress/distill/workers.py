@@ -60,6 +60,12 @@ def fit_with_strategy(
     Raises:
         WorkerLostError: another worker has gone: start all again.
         CheckpointError: see `restore_checkpoint`.
+
+    Example:
+        >>> strategy = tf.distribute.MultiWorkerMirroredStrategy()    # doctest: +SKIP
+        >>> trainer = fit_with_strategy(                              # doctest: +SKIP
+        ...     strategy, make_trainer, make_batches,
+        ...     epochs=100, steps_per_epoch=400, checkpoint="training.npz")
     """
     with strategy.scope():
         trainer = make_trainer()
@@ -105,6 +111,16 @@ def share_of_batches(
     Args:
         batches: global batches, the same on all workers; every batch must be full.
         context: tells the worker and the number of replicas.
+
+    Returns:
+        Batches of the size of one replica's share.
+
+    Example:
+        >>> second = tf.distribute.InputContext(
+        ...     num_input_pipelines=2, input_pipeline_id=1, num_replicas_in_sync=2)
+        >>> batches = tf.data.Dataset.range(8).batch(4)
+        >>> [x.numpy().tolist() for (x,) in share_of_batches(batches, second)]
+        [[2, 3], [6, 7]]
     """
     workers, replicas = context.num_input_pipelines, context.num_replicas_in_sync
     place = context.input_pipeline_id

@@ -22,6 +22,11 @@ class Use:
         option: its field, dotted where it is nested; None: the stage itself.
         values: the values that rest on the claim; empty: any but None and 0.
         above: with numbers: those above this.
+
+    Example:
+        >>> use = Use(stage="compress", option="rounds", above=1)
+        >>> use.found_in([{"compress": {"rounds": 2}}])
+        'compress.rounds: 2'
     """
 
     stage: str
@@ -71,6 +76,10 @@ class Claim:
         result: the result file that the rule reads.
         rule: turns the result into a verdict.
         rule_text: the rule in words.
+
+    Example:
+        >>> CLAIMS[0].key, CLAIMS[0].paper.short
+        ('musco-iterating', 'Gusak et al. 2019 (MUSCO)')
     """
 
     key: str

@@ -162,8 +162,8 @@ def bibtex(papers: Iterable[Paper] = PAPERS) -> str:
         papers: which; all by default.
 
     Example:
-        >>> bibtex([BEYER]).splitlines()[0]
-        '@inproceedings{beyer2022patient,'
+        >>> bibtex([PAPERS[0]]).splitlines()[0]
+        '@inproceedings{gusak2019musco,'
     """
     wanted = set(papers)
     return "\n\n".join(paper.bibtex for paper in PAPERS if paper in wanted) + "\n"

@@ -22,6 +22,11 @@ class UsedClaim:
         claim: the claim.
         verdict: what our experiment says.
         uses: where the run's recipe rests on it, such as "compress.rounds: 2".
+
+    Example:
+        >>> used = claims_of({"recipe": {"stages": [{"compress": {"rounds": 2}}]}})[0]
+        >>> used.to_dict()["uses"]
+        ['compress.rounds: 2']
     """
 
     claim: Claim
@@ -70,6 +75,10 @@ def claims_of_run(folder: str | Path) -> list[UsedClaim]:
 
     Raises:
         EvidenceError: no such folder, no report in it, or no report of a run.
+
+    Example:
+        >>> claims_of_run("runs/digits")[0].claim.paper.short
+        'Gusak et al. 2019 (MUSCO)'
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -79,6 +79,10 @@ class Verdict:
         outcome: one of `OUTCOMES`.
         figures: one sentence with the numbers.
         comparisons: what it rests on.
+
+    Example:
+        >>> Verdict("undecided", "One of two comparisons counts for it.").to_dict()
+        {'outcome': 'undecided', ...}
     """
 
     outcome: str

@@ -23,20 +23,7 @@ _ATTRIBUTES = {
 
 
 class FactorizedProjections:
-    """What a stock attention layer is given to hold factorized projections.
-
-    Only the projections differ: scores, masks, dropout and fused kernels are those of
-    the stock class. Planning and surgery see each projection as a layer of its own,
-    named after the attention layer: "attention/query".
-
-    Args:
-        ranks: ranks of the projections that are factorized, by name: "query", "key",
-            "value", "gate" or "attention_output"; the others stay dense.
-
-    Raises:
-        ValueError: a projection that does not exist.
-        RankError: ranks that are no positive integers, or too large when it is built.
-    """
+    """What a stock attention layer is given to hold factorized projections."""
 
     targets: ClassVar[tuple[type, ...]]
 
@@ -144,14 +131,31 @@ def _check_part(layer: Any, name: str, old: Any, new: Any) -> None:
 class FactorizedMultiHeadAttention(
     FactorizedProjections, keras.layers.MultiHeadAttention
 ):
-    __doc__ = f"""{FactorizedProjections.__doc__}
+    """Multi-head attention whose projections may each be factorized.
+
+    Only the projections differ: scores, masks, dropout and fused kernels are those of
+    the stock class. Planning and surgery see each projection as a layer of its own,
+    named after the attention layer: "attention/query".
+
+    Args:
+        *args, **kwargs: as in `keras.layers.MultiHeadAttention`.
+        ranks: ranks of the projections that are factorized, by name: "query", "key",
+            "value", "gate" or "attention_output"; the others stay dense.
+
+    Input and output shape: as of the stock class.
+
+    Raises:
+        ValueError: a projection that does not exist.
+        RankError: ranks that are no positive integers, or too large when it is built.
+
     Example:
         >>> low = FactorizedMultiHeadAttention(
-        ...     2, 16, ranks={{"query": 8, "attention_output": 4}})
+        ...     2, 16, ranks={"query": 8, "attention_output": 4})
         >>> low.build((None, 10, 32), (None, 10, 32))
         >>> low.query_dense.ranks
         (8,)
     """
+
     targets = (keras.layers.MultiHeadAttention,)
 
 
@@ -159,5 +163,25 @@ class FactorizedMultiHeadAttention(
 class FactorizedGroupedQueryAttention(
     FactorizedProjections, keras.layers.GroupQueryAttention
 ):
-    __doc__ = FactorizedProjections.__doc__
+    """Grouped-query attention whose projections may each be factorized.
+
+    See `FactorizedMultiHeadAttention`.
+
+    Args:
+        *args, **kwargs: as in `keras.layers.GroupQueryAttention`.
+        ranks: as there.
+
+    Input and output shape: as of the stock class.
+
+    Raises:
+        ValueError: a projection that does not exist.
+        RankError: ranks that are no positive integers, or too large when it is built.
+
+    Example:
+        >>> low = FactorizedGroupedQueryAttention(16, 4, 2, ranks={"query": 8})
+        >>> low.build((None, 10, 32), (None, 10, 32))
+        >>> low.ranks
+        {'query': (8,)}
+    """
+
     targets = (keras.layers.GroupQueryAttention,)

@@ -47,9 +47,21 @@ class FactorizedLayer(LayerType, keras.layers.Layer):
 
     Args:
         ranks: integer or tuple of integers.
-        activation, use_bias, bias_initializer, kernel_regularizer,
+        activation, use_bias, bias_initializer: as in `keras.layers.Dense`.
+        kernel_regularizer: of the product of the factors.
         bias_regularizer, activity_regularizer, bias_constraint: as in
             `keras.layers.Dense`.
+        **kwargs: as in `keras.layers.Layer`, such as `name` and `dtype`.
+
+    Raises:
+        RankError: ranks that are no positive integers, or not as many as the type has.
+
+    Example:
+        >>> dense = keras.layers.Dense(10)
+        >>> dense.build((None, 64))
+        >>> layer = FactorizedDense.from_layer(dense, 4)
+        >>> isinstance(layer, FactorizedLayer), layer.truncate(2).ranks
+        (True, (2,))
     """
 
     def __init__(

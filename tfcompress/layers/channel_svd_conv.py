@@ -17,16 +17,7 @@ from tfcompress.spec import LayerSpec
 
 
 class ChannelSVDConv(PairType, FactorizedConv):
-    """A convolution to `r` channels, followed by a 1×1 convolution.
-
-    The SVD of the kernel as a matrix `(taps * in, out)`: scheme 1 of Zhang et al. 2016
-    (section 3.1). For a 1×1 convolution it is MUSCO's choice.
-
-    Args:
-        filters, kernel_size, strides, padding, data_format, dilation_rate: as in the
-            Keras layer.
-        ranks: the rank `r`, at most `min(taps * in, filters)`.
-    """
+    """Base of `ChannelSVDConv2D` and its kin."""
 
     @classmethod
     def factor_shapes(
@@ -82,7 +73,23 @@ class ChannelSVDConv(PairType, FactorizedConv):
 
 @register
 class ChannelSVDConv1D(ChannelSVDConv):
-    __doc__ = ChannelSVDConv.__doc__
+    """`ChannelSVDConv2D` along one axis.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.Conv1D`.
+        ranks: the rank `r`, at most `min(taps * in, filters)`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, steps, channels)`.
+
+    Example:
+        >>> conv = keras.layers.Conv1D(64, 3)
+        >>> conv.build((None, 32, 64))
+        >>> ChannelSVDConv1D.from_layer(conv, 16).kernel().shape
+        (3, 64, 64)
+    """
+
     targets = (keras.layers.Conv1D,)
     stock = keras.layers.Conv1D
     dims = 1
@@ -90,13 +97,26 @@ class ChannelSVDConv1D(ChannelSVDConv):
 
 @register
 class ChannelSVDConv2D(ChannelSVDConv):
-    __doc__ = f"""{ChannelSVDConv.__doc__}
+    """A convolution to `r` channels, followed by a 1×1 convolution.
+
+    The SVD of the kernel as a matrix `(taps * in, out)`: scheme 1 of Zhang et al. 2016
+    (section 3.1). For a 1×1 convolution it is MUSCO's choice.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.Conv2D`.
+        ranks: the rank `r`, at most `min(taps * in, filters)`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, height, width, channels)`.
+
     Example:
         >>> conv = keras.layers.Conv2D(64, 3)
         >>> conv.build((None, 32, 32, 64))
         >>> ChannelSVDConv2D.from_layer(conv, 16).kernel().shape
         (3, 3, 64, 64)
     """
+
     targets = (keras.layers.Conv2D,)
     stock = keras.layers.Conv2D
     dims = 2
@@ -104,7 +124,23 @@ class ChannelSVDConv2D(ChannelSVDConv):
 
 @register
 class ChannelSVDConv3D(ChannelSVDConv):
-    __doc__ = ChannelSVDConv.__doc__
+    """`ChannelSVDConv2D` along three axes.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.Conv3D`.
+        ranks: the rank `r`, at most `min(taps * in, filters)`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, depth, height, width, channels)`.
+
+    Example:
+        >>> conv = keras.layers.Conv3D(32, 3)
+        >>> conv.build((None, 8, 8, 8, 32))
+        >>> ChannelSVDConv3D.from_layer(conv, 8).kernel().shape
+        (3, 3, 3, 32, 32)
+    """
+
     targets = (keras.layers.Conv3D,)
     stock = keras.layers.Conv3D
     dims = 3

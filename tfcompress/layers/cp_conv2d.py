@@ -57,11 +57,14 @@ class CPConv2D(FactorizedConv):
             `keras.layers.Conv2D`; strides, one for both axes, and dilation go to the
             depthwise part.
         ranks: the rank `r`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, height, width, channels)`.
 
     Example:
         >>> conv = keras.layers.Conv2D(64, 3)
         >>> conv.build((None, 32, 32, 64))
-        >>> [v.shape for v in CPConv2D.from_layer(conv, 16).weights]
+        >>> [tuple(w.shape) for w in CPConv2D.from_layer(conv, 16).weights]
         [(1, 1, 64, 16), (3, 3, 16, 1), (1, 1, 16, 64), (64,)]
     """
 

@@ -274,19 +274,52 @@ class LayerType:
 
 
 def kernel_shape_of(layer: keras.layers.Layer) -> tuple[int, ...]:
-    """Kernel shape of a stock layer or of the layer a factorized one stands for."""
+    """Kernel shape of a stock layer or of the layer a factorized one stands for.
+
+    Args:
+        layer: a built layer, stock or factorized.
+
+    Returns:
+        Sizes of the kernel: input axes before output axes.
+
+    Example:
+        >>> kernel_shape_of(model.get_layer("head"))
+        (144, 10)
+    """
     if isinstance(layer, LayerType):
         return layer.kernel_shape()
     return _type_for(layer).stock_kernel_shape(layer)
 
 
 def kernel_of(layer: keras.layers.Layer) -> np.ndarray:
-    """The kernel of a built stock layer, as layer types decompose it."""
+    """The kernel of a built stock layer, as layer types decompose it.
+
+    Args:
+        layer: a built stock layer.
+
+    Returns:
+        Array of the shape that `kernel_shape_of` gives.
+
+    Example:
+        >>> kernel_of(model.get_layer("conv")).shape
+        (3, 3, 1, 16)
+    """
     return _type_for(layer).stock_kernel(layer)
 
 
 def kernel_variable(layer: keras.layers.Layer) -> Any:
-    """The variable of a built stock layer that `kernel()` of its types belongs to."""
+    """The variable of a built stock layer that `kernel()` of its types belongs to.
+
+    Args:
+        layer: a built stock layer.
+
+    Returns:
+        A Keras variable.
+
+    Example:
+        >>> kernel_variable(model.get_layer("head")).name
+        'kernel'
+    """
     return getattr(layer, _type_for(layer).kernel_name)
 
 

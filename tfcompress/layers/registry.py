@@ -15,6 +15,15 @@ PACKAGE = "tfcompress"
 def register(cls: type) -> type:
     """Class decorator: makes a layer type known to planning and to `.keras` files.
 
+    Args:
+        cls: a subclass of `FactorizedLayer`.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: a type of that name exists already.
+
     Example:
         >>> @register                                   # doctest: +SKIP
         ... class MyConv2D(FactorizedLayer): ...

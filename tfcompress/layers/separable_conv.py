@@ -19,17 +19,7 @@ _DEPTHWISE = ("depth_multiplier", "depthwise_regularizer", "depthwise_constraint
 
 
 class FactorizedSeparableConv(ChannelSVDConv):
-    """A separable convolution to `r` channels, followed by a 1×1 convolution.
-
-    The depthwise kernel, which has no channels to cut, is kept; the pointwise kernel,
-    where nearly all weights are, becomes a pair of factors.
-
-    Args:
-        filters, kernel_size, strides, padding, data_format, dilation_rate,
-        depth_multiplier, depthwise_regularizer, depthwise_constraint: as in the Keras
-            layer. `kernel_regularizer` is that of the pointwise kernel.
-        ranks: the rank `r`, at most `min(in * depth_multiplier, filters)`.
-    """
+    """Base of `FactorizedSeparableConv2D` and its kin."""
 
     kernel_name = "pointwise_kernel"
     kept_names = ("depthwise_kernel",)
@@ -144,7 +134,25 @@ class FactorizedSeparableConv(ChannelSVDConv):
 
 @register
 class FactorizedSeparableConv1D(FactorizedSeparableConv):
-    __doc__ = FactorizedSeparableConv.__doc__
+    """`FactorizedSeparableConv2D` along one axis.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.SeparableConv1D`.
+        ranks: the rank `r`, at most `min(in * depth_multiplier, filters)`.
+        depth_multiplier, depthwise_regularizer, depthwise_constraint: as there.
+        **kwargs: as in `FactorizedLayer`; `kernel_regularizer` is that of the
+            pointwise kernel.
+
+    Input shape: `(batch, steps, channels)`.
+
+    Example:
+        >>> conv = keras.layers.SeparableConv1D(64, 3)
+        >>> conv.build((None, 32, 64))
+        >>> FactorizedSeparableConv1D.from_layer(conv, 16).count_params()
+        2304
+    """
+
     targets = (keras.layers.SeparableConv1D,)
     separable = keras.layers.SeparableConv1D
     stock = keras.layers.Conv1D
@@ -153,13 +161,28 @@ class FactorizedSeparableConv1D(FactorizedSeparableConv):
 
 @register
 class FactorizedSeparableConv2D(FactorizedSeparableConv):
-    __doc__ = f"""{FactorizedSeparableConv.__doc__}
+    """A separable convolution to `r` channels, followed by a 1×1 convolution.
+
+    The depthwise kernel, which has no channels to cut, is kept; the pointwise kernel,
+    where nearly all weights are, becomes a pair of factors.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.SeparableConv2D`.
+        ranks: the rank `r`, at most `min(in * depth_multiplier, filters)`.
+        depth_multiplier, depthwise_regularizer, depthwise_constraint: as there.
+        **kwargs: as in `FactorizedLayer`; `kernel_regularizer` is that of the
+            pointwise kernel.
+
+    Input shape: `(batch, height, width, channels)`.
+
     Example:
         >>> conv = keras.layers.SeparableConv2D(64, 3)
         >>> conv.build((None, 32, 32, 64))
         >>> FactorizedSeparableConv2D.from_layer(conv, 16).count_params()
         2688
     """
+
     targets = (keras.layers.SeparableConv2D,)
     separable = keras.layers.SeparableConv2D
     stock = keras.layers.Conv2D

@@ -63,11 +63,14 @@ class SpatialSVDConv2D(PairType, FactorizedConv):
         filters, kernel_size, strides, padding, data_format, dilation_rate: as in
             `keras.layers.Conv2D`.
         ranks: the rank `r`, at most `min(kh*in, kw*filters)`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, height, width, channels)`.
 
     Example:
         >>> conv = keras.layers.Conv2D(64, 3)
         >>> conv.build((None, 32, 32, 64))
-        >>> [v.shape for v in SpatialSVDConv2D.from_layer(conv, 16).weights]
+        >>> [tuple(w.shape) for w in SpatialSVDConv2D.from_layer(conv, 16).weights]
         [(3, 1, 64, 16), (1, 3, 16, 64), (64,)]
     """
 

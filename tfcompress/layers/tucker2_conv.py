@@ -53,16 +53,7 @@ def _orthogonal(factors: Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Tucker2Conv(FactorizedConv):
-    """1×1 to `r_in` channels, a core convolution to `r_out` channels, 1×1 to `filters`.
-
-    Tucker decomposition of the two channel modes (Kim et al. 2016, section 3.2); the
-    default of MUSCO for k×k convolutions.
-
-    Args:
-        filters, kernel_size, strides, padding, data_format, dilation_rate: as in the
-            Keras layer; strides and dilation go to the core.
-        ranks: `(r_in, r_out)`, at most `(in, filters)`.
-    """
+    """Base of `Tucker2Conv2D` and its kin."""
 
     rank_count = 2
     factor_names = ("u", "core", "v")
@@ -204,7 +195,23 @@ class Tucker2Conv(FactorizedConv):
 
 @register
 class Tucker2Conv1D(Tucker2Conv):
-    __doc__ = Tucker2Conv.__doc__
+    """`Tucker2Conv2D` along one axis.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.Conv1D`; strides and dilation go to the core.
+        ranks: `(r_in, r_out)`, at most `(in, filters)`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, steps, channels)`.
+
+    Example:
+        >>> conv = keras.layers.Conv1D(64, 3)
+        >>> conv.build((None, 32, 64))
+        >>> Tucker2Conv1D.from_layer(conv, (16, 24)).count_params()
+        3776
+    """
+
     targets = (keras.layers.Conv1D,)
     stock = keras.layers.Conv1D
     dims = 1
@@ -212,13 +219,26 @@ class Tucker2Conv1D(Tucker2Conv):
 
 @register
 class Tucker2Conv2D(Tucker2Conv):
-    __doc__ = f"""{Tucker2Conv.__doc__}
+    """1×1 to `r_in` channels, a core convolution to `r_out` channels, 1×1 to `filters`.
+
+    Tucker decomposition of the two channel modes (Kim et al. 2016, section 3.2); the
+    default of MUSCO for k×k convolutions.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.Conv2D`; strides and dilation go to the core.
+        ranks: `(r_in, r_out)`, at most `(in, filters)`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, height, width, channels)`.
+
     Example:
         >>> conv = keras.layers.Conv2D(64, 3)
         >>> conv.build((None, 32, 32, 64))
         >>> Tucker2Conv2D.from_layer(conv, (16, 24)).count_params()
         6080
     """
+
     targets = (keras.layers.Conv2D,)
     stock = keras.layers.Conv2D
     dims = 2
@@ -226,7 +246,23 @@ class Tucker2Conv2D(Tucker2Conv):
 
 @register
 class Tucker2Conv3D(Tucker2Conv):
-    __doc__ = Tucker2Conv.__doc__
+    """`Tucker2Conv2D` along three axes.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate: as in
+            `keras.layers.Conv3D`; strides and dilation go to the core.
+        ranks: `(r_in, r_out)`, at most `(in, filters)`.
+        **kwargs: as in `FactorizedLayer`.
+
+    Input shape: `(batch, depth, height, width, channels)`.
+
+    Example:
+        >>> conv = keras.layers.Conv3D(32, 3)
+        >>> conv.build((None, 8, 8, 8, 32))
+        >>> Tucker2Conv3D.from_layer(conv, (8, 8)).count_params()
+        2272
+    """
+
     targets = (keras.layers.Conv3D,)
     stock = keras.layers.Conv3D
     dims = 3

@@ -40,6 +40,11 @@ class CP(NamedTuple):
         error: norm of what is lost over the norm of the tensor, in [0, 1].
         degenerate: larger terms, cancelling each other, would lose half as much or
             less: at this rank there may be no best approximation.
+
+    Example:
+        >>> found = cp(np.ones((9, 4, 6)), 1)
+        >>> found.a.shape, found.b.shape, found.c.shape, round(found.error, 3)
+        ((9, 1), (4, 1), (6, 1), 0.0)
     """
 
     a: np.ndarray
@@ -64,12 +69,19 @@ def cp_to_tensor(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
     Returns:
         Array of shape `(taps, in, out)`.
+
+    Example:
+        >>> cp_to_tensor(np.ones((9, 2)), np.ones((4, 2)), np.ones((6, 2))).shape
+        (9, 4, 6)
     """
     return np.matmul(a[:, None, :] * b, c.T)
 
 
 def cp_max_rank(shape: tuple[int, int, int]) -> int:
     """Number of terms that is enough for every tensor of a shape.
+
+    Args:
+        shape: `(taps, in, out)`.
 
     Example:
         >>> cp_max_rank((9, 64, 128))

@@ -70,6 +70,11 @@ def evbmf_noise_variance(values: np.ndarray, shape: tuple[int, int]) -> float:
 
     Raises:
         ValueError: the values do not fit the shape, or are not finite.
+
+    Example:
+        >>> noise = np.random.default_rng(0).normal(0.0, 0.1, (40, 30))
+        >>> round(evbmf_noise_variance(singular_values(noise), noise.shape), 2)
+        0.01
     """
     squares = np.sort(np.asarray(values, np.float64))[::-1] ** 2
     length, width = _shape_of(squares, shape)
@@ -136,6 +141,9 @@ def evbmf_rank(
     Returns:
         The rank, from 0 to `min(m, n)`.
 
+    Raises:
+        ValueError: the values do not fit the shape, or are not finite.
+
     Example:
         >>> evbmf_rank(np.array([100.0, 1.0, 1.0, 1.0]), (4, 4))
         1
@@ -166,6 +174,12 @@ def evbmf(
 
     Raises:
         ValueError: the array is no matrix, is empty, or holds NaN or infinity.
+
+    Example:
+        >>> noise = np.random.default_rng(0).normal(0.0, 0.1, (40, 30))
+        >>> u, s, vt, noise_variance = evbmf(np.ones((40, 30)) + noise)
+        >>> len(s), round(noise_variance, 2)
+        (1, 0.01)
     """
     matrix = check_matrix(matrix).astype(np.float64, copy=False)
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)

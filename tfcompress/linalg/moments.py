@@ -57,6 +57,12 @@ class Moments:
         cross: asymmetric mode: `E[x z']` with `z` the rows the uncompressed network
             sees in the same places, shape `(p, p)`; None where they are the same.
         target_mean: `E[z]`, shape `(p,)`; None as `cross`.
+
+    Example:
+        >>> rows = np.array([[1.0, 0.0], [3.0, 0.0]])
+        >>> moments = Moments(rows.T @ rows / 2, rows.mean(axis=0), count=2)
+        >>> round(moments.output_energy(np.eye(2)), 2)
+        5.0
     """
 
     second: np.ndarray

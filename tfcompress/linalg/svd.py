@@ -139,6 +139,12 @@ def balanced_factors(
 
     Returns:
         Two matrices of shapes `(m, r)` and `(r, n)`.
+
+    Example:
+        >>> left, right = balanced_factors(np.eye(2), np.array([4.0, 1.0]), np.eye(2))
+        >>> left
+        array([[2., 0.],
+               [0., 1.]])
     """
     root = np.sqrt(s)
     return u * root, root[:, None] * vt

@@ -66,6 +66,14 @@ def multi_mode_spectra(tensor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Two float64 arrays, largest first: shapes `(min(in, taps*out),)` and
         `(min(out, taps*in),)`. Values below 1e-7 of the largest, 3e-4 with more than
         1024 channels, are rounding noise.
+
+    Raises:
+        ValueError: the tensor has no three axes, is empty, or is not finite.
+
+    Example:
+        >>> of_inputs, of_outputs = multi_mode_spectra(np.ones((9, 4, 6)))
+        >>> of_inputs.shape, of_outputs.shape
+        ((4,), (6,))
     """
     cube = _check_tensor(tensor, exact_to=_SPECTRA_EXACT_TO)
     n_in, taps, n_out = cube.shape
@@ -200,5 +208,10 @@ def tucker2_to_tensor(
 
     Returns:
         Array of shape `(taps, in, out)`.
+
+    Example:
+        >>> core, u_in, u_out = tucker2(np.ones((9, 4, 6)), (1, 1))
+        >>> np.allclose(tucker2_to_tensor(core, u_in, u_out), 1.0)
+        True
     """
     return np.matmul(u_in, core) @ u_out.T

@@ -32,6 +32,13 @@ def rebalanced(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndar
     Args:
         left: shape `(m, r)`.
         right: shape `(r, n)`.
+
+    Returns:
+        Two matrices of the same shapes and the same product.
+
+    Example:
+        >>> rebalanced(np.array([[4.0]]), np.array([[1.0]]))
+        (array([[2.]]), array([[2.]]))
     """
     a, b = np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)
     usable = (a > 0.0) & (b > 0.0)
@@ -56,6 +63,10 @@ def weighted_svd(
     Returns:
         Two matrices of shapes `(m, rank)` and `(rank, n)`.
 
+    Raises:
+        ValueError: the rank is out of range, the matrix is not finite, or the moments
+            are of another kernel.
+
     Example:
         >>> left, right = weighted_svd(np.eye(3), 2)
         >>> left.shape, right.shape
@@ -79,6 +90,10 @@ def weighted_svd_errors(
 
     Returns:
         Array of shape `(len(ranks),)`.
+
+    Example:
+        >>> weighted_svd_errors(np.diag([3.0, 1.0]), [1, 2])
+        array([0.1, 0. ])
     """
     white = matrix if moments is None else moments.whiten(matrix)
     energies = np.square(singular_values(white))
@@ -155,6 +170,11 @@ def weighted_tucker2(
 
     Raises:
         ValueError: a rank is out of range, or the moments are of another kernel.
+
+    Example:
+        >>> core, u_in, u_out = weighted_tucker2(np.ones((9, 4, 6)), (2, 3))
+        >>> core.shape, u_in.shape, u_out.shape
+        ((9, 2, 3), (4, 2), (6, 3))
     """
     if moments is None:
         return tucker2(tensor, ranks)
@@ -200,6 +220,11 @@ def weighted_tucker2_errors(
 
     Raises:
         ValueError: the moments are of another kernel.
+
+    Example:
+        >>> errors = weighted_tucker2_errors(np.ones((9, 4, 6)), [(1, 1), (4, 6)])
+        >>> np.allclose(errors, 0.0)
+        True
     """
     taps, n_in, n_out = tensor.shape
     tensor = np.asarray(tensor, np.float64)

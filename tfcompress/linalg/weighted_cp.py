@@ -47,6 +47,14 @@ def weighted_cp(
 
     Returns:
         `CP`; its error is that of the outputs, and so is the energy of its terms.
+
+    Raises:
+        ValueError: the rank is out of range, the tensor is not finite, or the moments
+            are of another kernel.
+
+    Example:
+        >>> weighted_cp(np.ones((9, 4, 6)), 2).c.shape
+        (6, 2)
     """
     if moments is None:
         return cp(tensor, rank, start=start, max_sweeps=max_sweeps)
@@ -96,6 +104,10 @@ def weighted_cp_errors(
     Returns:
         Array of shape `(len(ranks),)`; 1 where the nearest of the measured ranks
         degenerates: such a rank is not worth taking.
+
+    Example:
+        >>> weighted_cp_errors(np.ones((9, 4, 6)), [1, 2]).round(3)
+        array([0., 0.])
     """
     ranks = np.asarray(ranks)
     taps, n_in, n_out = tensor.shape

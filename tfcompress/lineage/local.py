@@ -58,6 +58,11 @@ def lineage_of_run(model: str | Path, folder: str | Path) -> Lineage:
         ModelFileError: no such file, or no model.
         RunFolderError: not the folder of a run.
         LineageError: the run did not make the model, or it was changed since.
+
+    Example:
+        >>> made = lineage_of_run("small.tflite", "runs/digits")     # doctest: +SKIP
+        >>> [step.name for step in made.steps]                       # doctest: +SKIP
+        ['teacher', 'distill', 'compress', 'export_tflite']
     """
     subject = open_subject(model)
     run = _Run(Path(folder))

@@ -27,6 +27,11 @@ class Layer:
         kind: its type, such as "Tucker2Conv2D".
         ranks: one or several.
         params, macs: (before, after); None where only the model file tells of it.
+
+    Example:
+        >>> layer = Layer("conv", "Tucker2Conv2D", (16, 24), params=(36928, 6080))
+        >>> layer.params[1] / layer.params[0] < 0.2
+        True
     """
 
     name: str
@@ -53,6 +58,10 @@ class Step:
         versions: of the code.
         layers: what it factorized.
         notes: what a reader should know.
+
+    Example:
+        >>> Step("distill", stage="distill", reads=("teacher",), seed=0).reads
+        ('teacher',)
     """
 
     name: str
@@ -80,6 +89,11 @@ class Lineage:
         steps: in order; the last made the model.
         measured: figures of the very file, from the stage that evaluated it.
         notes: what a reader should know.
+
+    Example:
+        >>> made = lineage_of_run("small.tflite", "runs/digits")     # doctest: +SKIP
+        >>> made.steps[-1].name, made.data["name"]                   # doctest: +SKIP
+        ('export_tflite', 'digits')
     """
 
     model: Path

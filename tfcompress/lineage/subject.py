@@ -25,6 +25,10 @@ class Subject:
         path: the file.
         tflite: whether it is a `.tflite` file, and not a `.keras` file.
         sha256: its content hash (see `tfcompress.files.content_hash`).
+
+    Example:
+        >>> open_subject("model.tflite").tflite, open_subject("model.keras").tflite
+        (True, False)
     """
 
     path: Path
@@ -56,6 +60,10 @@ def open_subject(model: str | Path) -> Subject:
 
     Raises:
         ModelFileError: no such file, or no model.
+
+    Example:
+        >>> open_subject("model.keras").path
+        PosixPath('model.keras')
     """
     path = Path(model)
     if path.is_dir():

@@ -27,7 +27,14 @@ def factorize_once(
 ) -> tuple[keras.Model, Plan]:
     """Plans ranks for a budget, factorizes, and recalibrates batch norm.
 
-    What `compress` does before it trains; see there for the arguments.
+    What `compress` does before it trains.
+
+    Args:
+        model: a trained, built Keras model; it is not changed.
+        train: `tf.data.Dataset` of `(inputs, labels)` batches, or a tuple of arrays.
+        target: what the result may cost, relative to `model`.
+        selector: how ranks are chosen; `Budgeted()` by default.
+        task, calibration_steps, asymmetric, cache, seed: as in `compress`.
 
     Returns:
         A new model, and what was done to every layer. A plan without choices changes

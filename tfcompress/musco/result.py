@@ -32,6 +32,11 @@ class Round:
         sensitivity: divergence of the network's outputs when a tenth of the squared
             size of a layer's outputs is lost, by layer; empty where not measured.
         history: curves of the fine-tuning by name, a value for each epoch.
+
+    Example:
+        >>> first = result.history[0]                                # doctest: +SKIP
+        >>> first.accepted, first.kept, first.result["accuracy"]     # doctest: +SKIP
+        (True, 'fine_tuned', 0.97)
     """
 
     budget: Budget | None
@@ -71,6 +76,13 @@ class Compression:
         cost: cost of `model`.
         original_cost: cost of the original model.
         monitor: name of the figure that decides, such as "accuracy".
+
+    Example:
+        >>> result = compress(model, (x, y), (xv, yv),               # doctest: +SKIP
+        ...                   target=Budget(macs=0.4), epochs=5)
+        >>> print(result.summary())                                  # doctest: +SKIP
+        params: 78,042 -> 28,906 (2.70x smaller)
+        ...
     """
 
     model: keras.Model

@@ -41,6 +41,11 @@ class FineTuning:
 
     Raises:
         TfcompressError: an argument out of range.
+
+    Example:
+        >>> tuning = FineTuning(by="labels", epochs=5)
+        >>> tuning.length(as_batches((images, labels), 16, seed=0))
+        (5, 2)
     """
 
     by: str = "distillation"

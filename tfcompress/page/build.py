@@ -31,6 +31,11 @@ def write_page(
     Raises:
         RunFolderError: a folder that is no run folder, or a damaged report.
         TfcompressError: the file cannot be written, or the extra `report` is missing.
+
+    Example:
+        >>> runs = write_page(["runs/digits"], "report.html")
+        >>> len(runs)
+        1
     """
     path = Path(path)
     runs = load_runs([Path(folder) for folder in folders])
@@ -53,6 +58,13 @@ def build_page(runs: Sequence[Run]) -> str:
     Raises:
         RunFolderError: a report that lacks what every report holds.
         TfcompressError: no run, or the extra `report` is missing.
+
+    Returns:
+        One HTML document.
+
+    Example:
+        >>> build_page(load_runs(["runs/digits"])).splitlines()[0]
+        '<!doctype html>'
     """
     if not runs:
         raise TfcompressError("A page needs at least one run folder.")

@@ -24,6 +24,11 @@ class Run:
         report: what `report.json` holds.
         disagreements: images that a file takes for another class than the teacher
             does, or None where the run kept none.
+
+    Example:
+        >>> run = load_runs(["runs/digits"])[0]
+        >>> run.report["dataset"]["name"]
+        'digits'
     """
 
     label: str
@@ -44,6 +49,13 @@ def load_runs(folders: Sequence[str | Path]) -> list[Run]:
 
     Raises:
         RunFolderError: no folder, no report in it, or a damaged one.
+
+    Returns:
+        One `Run` for each folder.
+
+    Example:
+        >>> sorted(load_runs(["runs/digits"])[0].report)
+        [...'recipe'...'stages'...]
     """
     places = [Path(folder) for folder in folders]
     reports = [_report(place) for place in places]

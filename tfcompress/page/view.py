@@ -25,6 +25,10 @@ def overview(run: Run) -> dict[str, Any]:
         "measured_on": "files" or, without the stage `evaluate`, "models"; "before" and
         "after", each with "name", "accuracy", "samples", "macs", "params", "bytes" and,
         of files, "agreement" and "latency". Sides that are not known are None.
+
+    Example:
+        >>> overview(load_runs(["runs/digits"])[0])["measured_on"]
+        'files'
     """
     rows = file_rows(run)
     if rows:

@@ -61,6 +61,12 @@ class AutoQuantization:
         trials: all that were made, in order.
         layers: errors of the plain int8 file by layer, the worst first; empty where
             that file was good enough.
+
+    Example:
+        >>> found = quantize_auto(model, "small.tflite",             # doctest: +SKIP
+        ...                       calibration=images, validation=validation)
+        >>> found.met, found.chosen.method                           # doctest: +SKIP
+        (True, 'int8')
     """
 
     path: Path
@@ -132,6 +138,12 @@ def quantize_auto(
     Raises:
         OptionError: a limit out of range.
         ExportError: no trial could be exported.
+
+    Example:
+        >>> found = quantize_auto(                                   # doctest: +SKIP
+        ...     model, "small.tflite",
+        ...     calibration=images, validation=validation, train=train)
+        >>> print(found.table())                                     # doctest: +SKIP
     """
     if not 0.0 <= max_drop <= 1.0:
         raise OptionError(f"max_drop must lie in [0, 1]. Received: {max_drop}")

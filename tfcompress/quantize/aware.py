@@ -35,6 +35,11 @@ class QuantizedModel:
         kept: layers that tfmot does not know, by name, with the reason. Their weights
             were not trained; the converter quantizes them by calibration.
         history: the loss of each epoch.
+
+    Example:
+        >>> trained = quantize_aware(model, train)                   # doctest: +SKIP
+        >>> trained.predict(images).shape                            # doctest: +SKIP
+        (32, 10)
     """
 
     source: keras.Model

@@ -50,6 +50,11 @@ def prune(
         OptionError: an argument out of range.
 
     Reference: Zhu and Gupta 2017, "To prune, or not to prune", arXiv:1710.01878.
+
+    Example:
+        >>> sparse = prune(model, train, sparsity=0.8)               # doctest: +SKIP
+        >>> float(np.mean(sparse.get_layer("head").kernel == 0.0))   # doctest: +SKIP
+        0.8
     """
     if not 0.0 < sparsity < 1.0:
         raise OptionError(f"sparsity must lie in (0, 1). Received: {sparsity}")
@@ -127,6 +132,11 @@ def cluster(
         OptionError: an argument out of range.
 
     Reference: Han et al. 2016, "Deep compression", arXiv:1510.00149, section 3.
+
+    Example:
+        >>> small = cluster(model, train, clusters=8)                # doctest: +SKIP
+        >>> len(np.unique(small.get_layer("head").kernel))           # doctest: +SKIP
+        8
     """
     if clusters < 2:
         raise OptionError(f"clusters must be at least 2. Received: {clusters}")

@@ -45,6 +45,10 @@ class Training:
 
     Raises:
         OptionError: an argument out of range.
+
+    Example:
+        >>> Training(epochs=5).steps(tf.data.Dataset.range(6).batch(2))
+        3
     """
 
     epochs: int = 3

@@ -32,6 +32,13 @@ class RankSelector:
         round_to: ranks are rounded to multiples of this; None takes 8 where the
             largest rank is at least 64, 4 from 16, else 1. Hardware likes multiples.
         min_rank: no rank falls below this.
+
+    Raises:
+        RankError: `round_to` or `min_rank` below 1, or no such layer type.
+
+    Example:
+        >>> RankSelector(keep=("stem*",), round_to=8).rounded(21, 64)
+        16
     """
 
     keep: tuple[str, ...] = ()

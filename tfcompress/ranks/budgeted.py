@@ -60,6 +60,7 @@ class Budgeted(RankSelector):
             as it is are left out.
         rest_ms: the part of the model's time that no layer that can be factorized
             accounts for; see `LatencyTable.check`.
+        keep, round_to, min_rank: as in `RankSelector`.
 
     Raises:
         RankError: no budget, or ranks that a layer cannot have.

@@ -59,9 +59,15 @@ class Energy(RankSelector):
             the largest one that meets the budget.
         types: as in `RankSelector`; by default "cheapest" for every layer: of the
             types that keep this much, the one with the fewest MACs.
+        keep, round_to, min_rank: as in `RankSelector`.
 
     Raises:
         RankError: a threshold outside (0, 1), or neither threshold nor budget.
+
+    Example:
+        >>> plan = Energy(threshold=0.5).select(layer_specs(model))
+        >>> sorted(plan.choices())
+        ['conv', 'head']
     """
 
     threshold: float | None = None

@@ -23,6 +23,11 @@ class Fixed(RankSelector):
         ranks: pattern (`fnmatch`) -> rank. An integer stands for all ranks of the
             layer, a tuple gives each, a fraction in (0, 1) is of the largest useful
             ranks, None leaves the layer alone. Ranks are taken as given.
+        keep, types, round_to, min_rank: as in `RankSelector`.
+
+    Raises:
+        RankError: in `select`: a fraction outside (0, 1), or ranks that a layer cannot
+            have.
 
     Example:
         >>> Fixed(ranks={"*": 0.5, "stem": None, "block2/conv": (16, 24)}).ranks["*"]

@@ -35,6 +35,11 @@ class LayerPlan:
         before: cost now.
         after: cost after the plan.
         notes: what the selector found, kept for later rounds.
+
+    Example:
+        >>> row = Ratio(rate=4.0).select(layer_specs(model)).rows[-1]
+        >>> row.name, row.layer_type, row.ranks, row.before.params, row.after.params
+        ('head', 'FactorizedDense', (2,), 1450, 318)
     """
 
     name: str
@@ -66,6 +71,10 @@ class LatencyEstimate:
         after_ms: of the model after the plan.
         rest_ms: the part of each of these that no layer of the plan accounts for.
         num_threads: CPU threads.
+
+    Example:
+        >>> LatencyEstimate(3.1, 3.1, 1.24, 0.2, num_threads=1).describe()
+        'latency: 3.1 -> 1.24 ms (40.0%, 1 thread)'
     """
 
     dense_ms: float
@@ -97,6 +106,13 @@ class Plan:
         selector: name of the rank selector that made it.
         budget: the budget it was made for, or None.
         latency: what the selector found of the model's time, or None.
+
+    Example:
+        >>> plan = Ratio(rate=4.0).select(layer_specs(model))
+        >>> plan.choices()["head"]
+        ('FactorizedDense', (2,))
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
     """
 
     rows: tuple[LayerPlan, ...]

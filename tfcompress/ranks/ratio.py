@@ -66,9 +66,15 @@ class Ratio(RankSelector):
     Args:
         rate: compression rate of the weights of each layer, above 1; None finds the
             smallest rate that meets the budget.
+        keep, types, round_to, min_rank: as in `RankSelector`.
 
     Raises:
         RankError: a rate of 1 or less, or neither rate nor budget.
+
+    Example:
+        >>> plan = Ratio(rate=4.0).select(layer_specs(model))
+        >>> plan.before.params, plan.after.params
+        (1610, 385)
     """
 
     rate: float | None = None

@@ -55,9 +55,18 @@ class VBMF(RankSelector):
         round_to: 1 by default: ranks exactly as the formula gives them.
         min_rank: 8 by default, as in the authors' code; layers whose rank is no
             larger than this are left alone.
+        keep, types: as in `RankSelector`.
 
     Raises:
         RankError: a weakening factor outside [0, 1], or neither it nor a budget.
+
+    Example:
+        >>> layer = keras.layers.Dense(40, name="layer")
+        >>> net = keras.Sequential([keras.Input((30,)), layer])
+        >>> noise = np.random.default_rng(0).normal(0.0, 0.1, (30, 40))
+        >>> layer.set_weights([np.ones((30, 40)) + noise, np.zeros(40)])
+        >>> VBMF(weakening=0.8, min_rank=1).select(layer_specs(net)).choices()
+        {'layer': ('FactorizedDense', (6,))}
     """
 
     weakening: float | None = 0.8

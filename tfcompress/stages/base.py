@@ -31,6 +31,11 @@ class Context:
         data: the data set.
         seed: of this stage; the same seed gives the same artefacts.
         progress: called with (done, total, figures).
+
+    Example:
+        >>> from pathlib import Path
+        >>> Context(Path("out"), load_dataset("digits"), seed=1).data.num_classes
+        10
     """
 
     folder: Path
@@ -45,6 +50,12 @@ class StageResult(NamedTuple):
     Attributes:
         artefacts: files by artefact name.
         figures: plain data for the report.
+
+    Example:
+        >>> from pathlib import Path
+        >>> made = StageResult({"student": Path("student.keras")}, {"accuracy": 0.97})
+        >>> made.figures["accuracy"]
+        0.97
     """
 
     artefacts: dict[str, Path]
@@ -56,6 +67,17 @@ class Stage:
     """Base of stages. A subclass's fields are the recipe's keys and the CLI's flags.
 
     Importing a stage does not import TensorFlow; running it does.
+
+    Example:
+        >>> class Names(Stage):
+        ...     name, gives = "names", ("names",)
+        ...     def run(self, inputs, context):
+        ...         file = context.folder / "names.txt"
+        ...         file.write_text(" ".join(context.data.class_names))
+        ...         return StageResult({"names": file}, {})
+        >>> from pathlib import Path
+        >>> Names().run({}, Context(Path("."), load_dataset("digits"))).artefacts
+        {'names': PosixPath('names.txt')}
     """
 
     name: ClassVar[str]
@@ -110,6 +132,15 @@ class Network:
         dim: width of a vit's tokens.
         heads: of a vit's attention.
         load: a trained `.keras` file instead.
+
+    Raises:
+        ModelFileError: in `make`: no such network or option, or a file that is no model
+            of these data.
+
+    Example:
+        >>> network = Network(network="resnet", depth=8)
+        >>> network.make(load_dataset("digits"), seed=0).output_shape
+        (None, 10)
     """
 
     network: str = "resnet"
@@ -162,6 +193,13 @@ def load_model(path: str | Path, data: Dataset | None = None) -> keras.Model:
     Raises:
         ModelFileError: no such file, not a Keras model, code in the file, or a model
             whose inputs or classes are not those of the data.
+
+    Returns:
+        The model, uncompiled.
+
+    Example:
+        >>> load_model("model.keras", load_dataset("digits")).output_shape
+        (None, 10)
     """
     import keras
 

@@ -47,8 +47,22 @@ class Compress(DistillationTraining):
             lost.
         teach_by: who is matched when fine-tuning: "teacher", or "original", the
             model before factorization.
-        steps, epochs: of fine-tuning in each round; neither: 1000 steps.
+        steps, epochs: of fine-tuning in each round, with both the longer; neither:
+            1000 steps.
         views: what teacher and student see.
+        batch_size: images per step.
+        learning_rate: its peak.
+        weight_decay: decoupled, as in Beyer et al. 2021, table 4.
+        temperature: of both distributions, above 0.
+        label_weight: weight of the cross-entropy with the labels; 0 uses none.
+
+    Raises:
+        OptionError: an argument out of range, or a name that does not exist.
+
+    Example:
+        >>> stage = Compress(selector="energy", options={"keep": ["stem*"]}, epochs=5)
+        >>> stage.make_selector().keep
+        ('stem*',)
     """
 
     name = "compress"

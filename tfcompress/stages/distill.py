@@ -33,13 +33,25 @@ class Distill(DistillationTraining):
 
     Args:
         student: what to train; a loaded one is trained on.
-        steps, epochs: neither: 3000 steps.
+        steps, epochs: of training, with both the longer; neither: 3000 steps.
         views: what teacher and student see.
         loss: how outputs are compared, a key of `LOSSES`.
         algorithm: "adam", or "soap", a second-order optimizer.
         warmup_steps: steps of linear warm-up; 5 % of all by default.
         recalibrate: renew the batch-norm statistics on whole images at the end, where
             that is better on validation.
+        batch_size: images per step.
+        learning_rate: its peak.
+        weight_decay: decoupled, as in Beyer et al. 2021, table 4.
+        temperature: of both distributions, above 0.
+        label_weight: weight of the cross-entropy with the labels; 0 uses none.
+
+    Raises:
+        OptionError: an argument out of range, or a name that does not exist.
+
+    Example:
+        >>> Distill(student=Network(depth=8), epochs=100, temperature=2.0).gives
+        ('student',)
     """
 
     name = "distill"

@@ -37,6 +37,13 @@ class Evaluate(Stage):
         num_threads: threads of the interpreter for latency.
         thresholds: what the files of the latest model must hold to be blessed; drop
             and agreement are against the teacher.
+
+    Raises:
+        OptionError: an argument out of range.
+
+    Example:
+        >>> Evaluate(thresholds=Thresholds(max_drop=0.01)).thresholds.limits()
+        {'max_drop': 0.01}
     """
 
     name = "evaluate"

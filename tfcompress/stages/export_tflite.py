@@ -41,6 +41,15 @@ class ExportTFLite(Stage):
             which is int8 of int8 files and int16 of 16x8 files.
         max_drop: of "auto": accuracy that may be lost on validation.
         training_epochs: of "auto": epochs of quantization-aware training; 0 does none.
+
+    Raises:
+        ExportError: a quantization that does not exist.
+        OptionError: another argument out of range.
+
+    Example:
+        >>> stage = ExportTFLite(quantization=("int8", "16x8"), io_dtype="integer")
+        >>> stage.io_dtype_of("16x8")
+        'int16'
     """
 
     name = "export_tflite"

@@ -42,6 +42,13 @@ class Factorize(Stage):
             weights.
         asymmetric: factors of a layer make up for what the layers before it have
             lost.
+
+    Raises:
+        OptionError: an argument out of range, or a name that does not exist.
+
+    Example:
+        >>> Factorize(target=Budget(macs=0.4), selector="ratio").target.describe()
+        'macs <= 40.0%'
     """
 
     name = "factorize"

@@ -24,8 +24,20 @@ class FineTune(DistillationTraining):
 
     Args:
         by: "distillation" (matching the teacher) or "labels".
-        steps, epochs: neither: 1000 steps.
+        steps, epochs: of training, with both the longer; neither: 1000 steps.
         views: what teacher and student see.
+        batch_size: images per step.
+        learning_rate: its peak.
+        weight_decay: decoupled, as in Beyer et al. 2021, table 4.
+        temperature: of both distributions, above 0.
+        label_weight: weight of the cross-entropy with the labels; 0 uses none.
+
+    Raises:
+        OptionError: an argument out of range, or a name that does not exist.
+
+    Example:
+        >>> FineTune(by="labels", epochs=5).needs
+        ('teacher', 'compressed')
     """
 
     name = "fine_tune"

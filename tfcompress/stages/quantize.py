@@ -27,6 +27,13 @@ class Quantize(Stage):
         clusters: different numbers that clustering leaves in each kernel; 0 does none.
         calibration: training images that the ranges start from.
         views: what is seen in training.
+
+    Raises:
+        OptionError: an argument out of range.
+
+    Example:
+        >>> Quantize(sparsity=0.5, epochs=5).gives
+        ('quantized',)
     """
 
     name = "quantize"

@@ -27,8 +27,18 @@ class Teacher(Training):
 
     Args:
         network: what to train, or the file to load.
-        steps, epochs: neither: 1000 steps.
+        steps, epochs: of training, with both the longer; neither: 1000 steps.
         views: crops and flips; mode "function_matching" adds mixup.
+        batch_size: images per step.
+        learning_rate: its peak.
+        weight_decay: decoupled, as in Beyer et al. 2021, table 4.
+
+    Raises:
+        OptionError: an argument out of range.
+
+    Example:
+        >>> Teacher(network=Network(load="model.keras")).sources()
+        (PosixPath('model.keras'),)
     """
 
     name = "teacher"

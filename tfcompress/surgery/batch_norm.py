@@ -40,6 +40,14 @@ def recalibrate_batch_norm(
 
     Raises:
         ValueError: no batches.
+        UnsupportedModelError: the model cannot be rebuilt.
+
+    Example:
+        >>> norm = keras.layers.BatchNormalization()
+        >>> net = keras.Sequential([keras.Input((2,)), norm])
+        >>> new = recalibrate_batch_norm(net, [np.ones((4, 2), "float32")])
+        >>> np.asarray(new.layers[0].moving_mean)
+        array([1., 1.], dtype=float32)
     """
     new = copy_model(model)
     norms = {

@@ -21,6 +21,10 @@ def in_dtype(model: keras.Model, dtype: str) -> keras.Model:
 
     Raises:
         UnsupportedModelError: a subclassed model, or an unknown policy.
+
+    Example:
+        >>> in_dtype(model, "mixed_bfloat16").layers[0].compute_dtype
+        'bfloat16'
     """
     try:
         policy = keras.DTypePolicy(dtype)
@@ -52,6 +56,15 @@ def synchronize_batch_norm(model: keras.Model) -> keras.Model:
 
     Returns:
         A new, uncompiled model with the same weights.
+
+    Raises:
+        UnsupportedModelError: the model cannot be rebuilt.
+
+    Example:
+        >>> norm = keras.layers.BatchNormalization()
+        >>> net = keras.Sequential([keras.Input((2,)), norm])
+        >>> synchronize_batch_norm(net).layers[0].synchronized
+        True
     """
     new = {}
     for path, layer in leaves(model):

@@ -35,6 +35,12 @@ def replace_layers(
     Raises:
         KeyError: a path that names no layer.
         UnsupportedModelError: the model cannot be rebuilt.
+
+    Example:
+        >>> head = keras.layers.Dense(5, name="head")
+        >>> head.build((None, 144))
+        >>> replace_layers(model, {"head": head}).output_shape
+        (None, 5)
     """
     known = leaves(model)
     paths = {id(layer): path for path, layer in known}
@@ -48,7 +54,18 @@ def replace_layers(
 
 
 def copy_model(model: keras.Model) -> keras.Model:
-    """A copy with its own layers and weights; uncompiled."""
+    """A copy with its own layers and weights; uncompiled.
+
+    Args:
+        model: a built model; it is not changed.
+
+    Raises:
+        UnsupportedModelError: the model cannot be rebuilt.
+
+    Example:
+        >>> copy_model(model) is model
+        False
+    """
     return replace_layers(model, {})
 
 
@@ -73,6 +90,11 @@ def factorize(
         KeyError: a path that names no layer.
         RankError: ranks out of range.
         ValueError: a layer type that cannot replace the layer.
+
+    Example:
+        >>> small = factorize(model, {"head": ("FactorizedDense", (4,))})
+        >>> model.count_params(), small.count_params()
+        (1610, 786)
     """
     by_path = dict(leaves(model))
     new = {}
@@ -111,6 +133,11 @@ def expand(model: keras.Model) -> keras.Model:
 
     Raises:
         UnsupportedModelError: a subclassed model holds a factorized layer.
+
+    Example:
+        >>> small = factorize(model, {"head": ("FactorizedDense", (4,))})
+        >>> [layer.name for layer in expand(small).layers]
+        ['conv', 'flatten', 'head_u', 'head_v']
     """
     known = leaves(model)
     parts = {id(part) for _, x in known for part in registry.parts(x).values()}
