@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TFX := .venv-tfx
 
-.PHONY: setup demo test test-tfx saved-models lint format clean
+.PHONY: setup demo test test-tfx docs saved-models lint format clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +37,11 @@ $(TFX)/.ready: setup.cfg constraints-tfx.txt pipelines/tfx_environment.sh
 	PYTHON=$(PYTHON) pipelines/tfx_environment.sh $(TFX)
 	touch $@
 
+# The documentation as a site, into site/; a broken link or an unknown name is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	TF_CPP_MIN_LOG_LEVEL=3 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # About two hours on two cores; makes what is missing, and goes on where it was stopped.
 saved-models: setup
 	pipelines/fetch_fashion_mnist.sh $(CURDIR)/.data
@@ -51,4 +56,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(TFX) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TFX) site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
