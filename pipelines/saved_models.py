@@ -29,6 +29,10 @@ RECIPES = Path("pipelines/recipes")
 NETWORKS = {"resnet20": (), "vgg": ("teacher.network={network: vgg, width: 16}",)}
 BUDGETS = {"2x": 0.5, "4x": 0.25, "8x": 0.125}
 
+FORMS = ("float32", "int8")
+# How the recipes call the int8 file: of a compressed network it is `auto`'s.
+QUANTIZED = {"teacher": "int8", "compressed": "auto"}
+
 # Of the figures in a card, on another processor: it rounds differently.
 TOLERANCE = 0.002
 
@@ -53,15 +57,17 @@ def _run(name: str, made: str, recipe: Path, overrides: tuple[str, ...]) -> None
             *(f"--set '{option}'" for option in overrides),
         ]
     )
-    if _is_made(name, command):
+    loaded = load_recipe(recipe, overrides)
+    if _is_made(name, loaded.to_dict()):
         return
     with TerminalDisplay() as display:
-        report = run_recipe(load_recipe(recipe, overrides), folder, display=display)
+        report = run_recipe(loaded, folder, display=display)
     MODELS.mkdir(parents=True, exist_ok=True)
     files = {}
-    for form in (".keras", "_float32.tflite", "_int8.tflite"):
-        (source,) = folder.glob(f"*/{made}{form}")
-        target = MODELS / f"{name}{form}"
+    quantized = QUANTIZED[made]
+    for ending in (".keras", "_float32.tflite", f"_{quantized}.tflite"):
+        (source,) = folder.glob(f"*/{made}{ending}")
+        target = MODELS / f"{name}{ending.replace(quantized, 'int8')}"
         shutil.copyfile(source, target)
         files[target.name] = target
     card = card_of(name, made, report, files, command)
@@ -69,13 +75,13 @@ def _run(name: str, made: str, recipe: Path, overrides: tuple[str, ...]) -> None
     write_atomically(MODELS / f"{name}.md", to_markdown(card))
 
 
-def _is_made(name: str, command: str) -> bool:
-    """Whether the files of a card are there, and made by this command."""
+def _is_made(name: str, recipe: dict[str, Any]) -> bool:
+    """Whether the files of a card are there, and made by this recipe."""
     path = MODELS / f"{name}.json"
     if not path.exists():
         return False
     card = json.loads(path.read_text())
-    return card["command"] == command and all(
+    return card["recipe"] == json.loads(json.dumps(recipe)) and all(
         (MODELS / file).exists() and file_hash(MODELS / file) == said["sha256"]
         for file, said in card["files"].items()
     )
@@ -101,8 +107,8 @@ def card_of(
     rows = {row["name"]: row for row in figures["evaluate"]["files"]}
     first = rows["teacher float32"]
     measured = {}
-    for form in ("float32", "int8"):
-        row = rows[f"{made} {form}"]
+    for form, source in zip(FORMS, ("float32", QUANTIZED[made]), strict=True):
+        row = rows[f"{made} {source}"]
         measured[f"{name}_{form}.tflite"] = {
             "accuracy": row["accuracy"],
             "agreement_with_dense": row["agreement"],
@@ -113,6 +119,7 @@ def card_of(
             "latency_of_dense_ms": first["latency"]["median_ms"],
         }
     row = rows[f"{made} float32"]
+    auto = figures["export_tflite"].get("auto", {"chosen": "int8"})
     return {
         "name": name,
         "task": "Fashion-MNIST: grey images of 28x28 pixels from 0 to 1, ten logits",
@@ -127,6 +134,7 @@ def card_of(
         "macs": row["macs"],
         "macs_of_dense": first["macs"],
         "accuracy_of_dense": first["accuracy"],
+        "int8": auto["chosen"],
         "files": {
             file: {"sha256": file_hash(path), **measured.get(file, {})}
             for file, path in files.items()
@@ -149,7 +157,7 @@ def to_markdown(card: dict[str, Any]) -> str:
         "",
         f"Measured on the files: accuracy on {card['test_images']:,} test images, "
         "latency of one image on one thread, in turns with the dense float32 file "
-        "(in brackets).",
+        f"(in brackets). The int8 file was made by: {card['int8']}.",
         "",
         "| file | bytes | accuracy | same class as the dense network | latency, ms |",
         "| --- | --- | --- | --- | --- |",
@@ -164,12 +172,58 @@ def to_markdown(card: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Made by:", "", f"    {card['command']}", ""])
 
 
+def to_index(cards: list[dict[str, Any]]) -> str:
+    """One table of all models, for `README.md`."""
+    header = ["network", "params", "MACs"]
+    for figure in ("accuracy", "bytes", "time"):
+        header += [f"{figure}, float32", "int8"]
+    lines = [
+        "# Networks for Fashion-MNIST",
+        "",
+        "A ResNet-20 of width 16, a VGG-style network, and what `compress` made of",
+        "them. The card of each (`.md`, `.json`) has its recipe, data and command.",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{' --- |' * len(header)}",
+    ]
+    for card in sorted(cards, key=lambda card: (card["name"][:3], -card["macs"])):
+        forms = [card["files"][f"{card['name']}_{f}.tflite"] for f in FORMS]
+        cells = [
+            f"[{card['name']}]({card['name']}.md)",
+            f"{card['params']:,}",
+            f"{card['macs']:,}",
+            *(f"{100 * form['accuracy']:.2f} %" for form in forms),
+            *(f"{form['bytes']:,}" for form in forms),
+            *(
+                f"{form['latency_ms'] / form['latency_of_dense_ms']:.2f}"
+                for form in forms
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Accuracy on the 10,000 test images. Time: of one image on one thread,",
+            "over that of the dense network's float32 file, measured in turns with it.",
+            "",
+        ]
+    )
+
+
+def write_index() -> None:
+    """Brings `README.md` beside the models up to date."""
+    cards = [json.loads(path.read_text()) for path in MODELS.glob("*.json")]
+    write_atomically(MODELS / "README.md", to_index(cards))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=NETWORKS, help="one network")
     arguments = parser.parse_args()
     for network in [arguments.only] if arguments.only else NETWORKS:
         make(network)
+    write_index()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The committed models are those of their report, and as good as it says."""
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
+from pipelines.saved_models import BUDGETS, NETWORKS, to_index, to_markdown
 from tfcompress.cost import model_cost
 from tfcompress.data import load_dataset
 from tfcompress.deploy import evaluate_tflite
@@ -55,10 +57,18 @@ def fashion():
     return load_dataset("fashion_mnist")
 
 
-def test_the_models_are_small():
-    assert "resnet20" in CARDS
+def test_all_models_are_there_and_small():
+    names = {f"{n}{b}" for n in NETWORKS for b in ("", *(f"_{b}" for b in BUDGETS))}
+    assert set(CARDS) == names
     total = sum(path.stat().st_size for path in FASHION.iterdir())
     assert total < 10_000_000
+    assert (FASHION / "README.md").read_text() == to_index(list(CARDS.values()))
+
+
+def test_the_compressed_models_have_their_budget():
+    for network, (name, share) in itertools.product(NETWORKS, BUDGETS.items()):
+        card = CARDS[f"{network}_{name}"]
+        assert card["macs"] <= share * card["macs_of_dense"]
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -88,8 +98,6 @@ def test_fashion_mnist(name, fashion):
 
 @pytest.mark.parametrize("name", CARDS)
 def test_the_page_of_a_card_says_what_the_card_does(name):
-    from pipelines.saved_models import to_markdown
-
     assert (FASHION / f"{name}.md").read_text() == to_markdown(CARDS[name])
 
 
