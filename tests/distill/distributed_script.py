@@ -1,13 +1,14 @@
-"""Runs a distillation in its own process: one device, two replicas, or one worker.
+"""Runs distillations in their own process: one device, two replicas, or one worker.
 
-python distributed_script.py RESULT one|two|worker:INDEX:PORT:PORT [options]
+python distributed_script.py one|two|worker:INDEX:PORT:PORT RESULT [options]
+    [then RESULT [options]]...
 """
 
 import json
 import os
 import sys
 
-result, how, *options = sys.argv[1:]
+how, *words = sys.argv[1:]
 if how.startswith("worker"):
     _, index, *ports = how.split(":")
     os.environ["TF_CONFIG"] = json.dumps(
@@ -45,8 +46,6 @@ from tfcompress.distill.decay import ProductDecay  # noqa: E402
 from tfcompress.surgery import factorize, synchronize_batch_norm  # noqa: E402
 
 EPOCHS, STEPS = 4, 3
-DIE_AFTER = next((int(o[4:]) for o in options if o.startswith("die=")), None)
-CHECKPOINT = next((o[11:] for o in options if o.startswith("checkpoint=")), None)
 
 
 def net(width, seed):
@@ -65,7 +64,7 @@ def net(width, seed):
     )
 
 
-def optimizer():
+def optimizer(options):
     common = {"weight_decay": 0.1, "global_clipnorm": 0.5}
     if "soap" in options:
         # In few steps long axes have no full covariance: then rounding picks the basis.
@@ -75,7 +74,7 @@ def optimizer():
     return keras.optimizers.Adam(1e-3, epsilon=1e-3, **common)
 
 
-def make_trainer():
+def make_trainer(options):
     student = net(6, 10)
     if "low_rank" in options:
         student = factorize(student, {"dense": ("FactorizedDense", (4,))})
@@ -87,7 +86,7 @@ def make_trainer():
     if "low_rank" in options:
         decay = ProductDecay(student, 0.1)
         distiller.product_decay = decay
-    distiller.compile(optimizer(), jit_compile=False)
+    distiller.compile(optimizer(options), jit_compile=False)
     return distiller
 
 
@@ -101,33 +100,46 @@ def make_batches(context, epoch):
     return share_of_batches(batches, context)
 
 
-def progress(done, total, figures):
-    print(json.dumps({"done": done, **figures}), flush=True)
-    if done == DIE_AFTER:
-        os.kill(os.getpid(), 9)
+def value_of(name, options):
+    return next((o.removeprefix(name) for o in options if o.startswith(name)), None)
 
 
-if "fit" in options:
-    with strategy.scope():
-        trainer = make_trainer()
-    plain = tf.data.Dataset.from_tensor_slices((images, labels)).batch(
-        16, drop_remainder=True
-    )
-    trainer.fit(plain, epochs=EPOCHS, verbose=0, shuffle=False)
-else:
-    try:
+def train(options):
+    """The student's variables and the loss, trained as the options say."""
+    die_after = value_of("die=", options)
+
+    def progress(done, total, figures):
+        print(json.dumps({"done": done, **figures}), flush=True)
+        if str(done) == die_after:
+            os.kill(os.getpid(), 9)
+
+    if "fit" in options:
+        with strategy.scope():
+            trainer = make_trainer(options)
+        plain = tf.data.Dataset.from_tensor_slices((images, labels)).batch(
+            16, drop_remainder=True
+        )
+        trainer.fit(plain, epochs=EPOCHS, verbose=0, shuffle=False)
+    else:
         trainer = fit_with_strategy(
             strategy,
-            make_trainer,
+            lambda: make_trainer(options),
             make_batches,
             epochs=EPOCHS,
             steps_per_epoch=STEPS,
-            checkpoint=CHECKPOINT,
+            checkpoint=value_of("checkpoint=", options),
             progress=progress,
         )
+    figures = [float(trainer.loss_tracker.result())]
+    return [np.asarray(v) for v in trainer.student.variables], np.asarray(figures)
+
+
+while words:
+    end = words.index("then") if "then" in words else len(words)
+    (result, *options), words = words[:end], words[end + 1 :]
+    try:
+        weights, figures = train(options)
     except WorkerLostError as error:
         print(f"lost: {error}", flush=True)
         sys.exit(7)
-weights = [np.asarray(v) for v in trainer.student.variables]
-figures = [float(trainer.loss_tracker.result())]
-np.savez(result, *weights, figures=np.asarray(figures))
+    np.savez(result, *weights, figures=figures)

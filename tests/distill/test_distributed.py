@@ -1,6 +1,6 @@
 """Two replicas, and two workers, give the weights of one device.
 
-Each case runs in processes of its own, for devices and clusters are set up once in a
+They run in processes of their own, for devices and clusters are set up once in a
 process: slow, but nothing less shows that gradients are scaled and clipped as a whole.
 """
 
@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("distributed_script.py")
+# Trained by one process one after the other: TensorFlow is imported for longer.
+CASES = {"low_rank": ["low_rank"], "soap": ["soap"], "fit-sgd": ["fit", "sgd"]}
 
 
 def start(result, how, *options):
-    command = [sys.executable, str(SCRIPT), str(result), how, *options]
+    command = [sys.executable, str(SCRIPT), how, str(result), *options]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -50,15 +52,29 @@ def assert_equal(one, other, atol=2e-5):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
-@pytest.mark.parametrize(
-    "options", [("low_rank",), ("soap",), ("fit", "sgd")], ids="-".join
-)
-def test_two_replicas_give_the_weights_of_one_device(tmp_path, options):
-    found = []
-    for how in ("one", "two"):
-        finish(start(tmp_path / f"{how}.npz", how, *options))
-        found.append(weights_of(tmp_path / f"{how}.npz"))
-    assert_equal(*found)
+def trained(folder, how, cases):
+    """Weights by case, of one process."""
+    words = []
+    for name, options in cases.items():
+        words += ["then", str(folder / f"{how}-{name}.npz"), *options]
+    finish(start(words[1], how, *words[2:]))
+    return {name: weights_of(folder / f"{how}-{name}.npz") for name in cases}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return trained(folder, "one", CASES | {"sgd": ["sgd"]})
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("two"), "two", CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_replicas_give_the_weights_of_one_device(one, two, case):
+    assert_equal(one[case], two[case])
 
 
 def workers(tmp_path, name, *options, address=None):
@@ -69,8 +85,7 @@ def workers(tmp_path, name, *options, address=None):
     ]
 
 
-def test_a_lost_worker_is_said_and_a_restart_goes_on(tmp_path):
-    finish(start(tmp_path / "one.npz", "one", "sgd"))
+def test_a_lost_worker_is_said_and_a_restart_goes_on(one, tmp_path):
     checkpoint = f"checkpoint={tmp_path / 'state.npz'}"
     first, second = workers(tmp_path, "w", "sgd", checkpoint)
     second.kill()
@@ -91,6 +106,5 @@ def test_a_lost_worker_is_said_and_a_restart_goes_on(tmp_path):
     shown = [finish(process) for process in again]
     # Two epochs were done: only the last two are run.
     assert [line.count('"done"') for line in shown] == [2, 2]
-    expected = weights_of(tmp_path / "one.npz")
     for i in range(2):
-        assert_equal(expected[:-1], weights_of(tmp_path / f"w{i}.npz")[:-1])
+        assert_equal(one["sgd"][:-1], weights_of(tmp_path / f"w{i}.npz")[:-1])

@@ -9,7 +9,7 @@ import pytest
 from tfcompress.data import load_dataset
 from tfcompress.deploy import ExportError
 from tfcompress.errors import ModelFileError, OptionError, TfcompressError
-from tfcompress.models import resnet
+from tfcompress.models import resnet, vgg
 from tfcompress.ranks import VBMF, Budget, Energy
 from tfcompress.stages import (
     STAGES,
@@ -28,6 +28,11 @@ from tfcompress.stages.training import schedule
 @pytest.fixture(scope="module")
 def digits():
     return load_dataset("digits")
+
+
+def small(seed):
+    """Few layers: TensorFlow builds graphs for longer than it trains."""
+    return vgg((8, 8, 1), 10, blocks=1, width=4, hidden=8, seed=seed)
 
 
 def test_network_is_made_for_the_data(digits):
@@ -113,11 +118,10 @@ def test_fields_are_plain_data(name):
 
 
 def test_a_trained_on_student_file_is_not_changed(digits, tmp_path):
-    teacher = resnet((8, 8, 1), 10, depth=8, width=4)
     (tmp_path / "out").mkdir()
-    teacher.save(tmp_path / "teacher.keras")
+    small(seed=0).save(tmp_path / "teacher.keras")
     start = tmp_path / "student.keras"
-    resnet((8, 8, 1), 10, depth=8, width=4, seed=1).save(start)
+    small(seed=1).save(start)
     before = start.read_bytes()
     stage = Distill(student=Network(load=str(start)), steps=2)
     result = stage.run(
@@ -190,7 +194,7 @@ def test_export_options():
 
 def test_export_as_far_as_the_accuracy_allows(digits, tmp_path):
     keras.utils.set_random_seed(0)
-    model = resnet((8, 8, 1), 10, depth=8, width=4, seed=0)
+    model = small(seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss)
     model.fit(*digits.arrays("train"), epochs=2, verbose=0)

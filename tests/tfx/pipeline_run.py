@@ -14,13 +14,15 @@ from tfcompress.recipe import load_recipe
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 sys.path.insert(0, str(PIPELINES))
 
+# TensorFlow builds graphs for longer than it trains: few layers make a quick run.
+NETWORK = {"network": "vgg", "blocks": 1, "width": 8, "hidden": 16}
 # Every stage, as small as it can be.
 STAGES = [
-    {"teacher": {"network": {"depth": 8, "width": 8}, "steps": 120}},
+    {"teacher": {"network": NETWORK, "steps": 120}},
     {
         "distill": {
-            "student": {"depth": 8, "width": 8},
-            "steps": 60,
+            "student": NETWORK,
+            "steps": 120,
             "views": {"crop": "mild"},
         }
     },

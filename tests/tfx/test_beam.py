@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tfcompress.data import DatasetError, load_dataset, write_examples
 from tfcompress.deploy import TFLiteModel, evaluate_tflite, export_tflite
 from tfcompress.errors import ModelFileError
-from tfcompress.models import resnet
+from tfcompress.models import vgg
 from tfcompress.tfx.beam import EvaluateTFLiteFile, PredictTFLiteFile, features_of
 from tfcompress.tfx.inference import Engine
 
@@ -25,6 +25,11 @@ RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 SCRIPT = Path(__file__).parents[2] / "pipelines" / "bulk_evaluate.py"
 
 
+def network(size=8):
+    """Few layers: TensorFlow builds graphs for longer than it runs them."""
+    return vgg((size, size, 1), 10, blocks=1, width=4, hidden=16)
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A folder with a file, and the digits as numbers and as PNG."""
@@ -32,7 +37,7 @@ def digits(tmp_path_factory):
     data = load_dataset("digits")
     write_examples(data, folder / "raw", shards=2)
     write_examples(data, folder / "png", shards=2, encoded=True)
-    export_tflite(resnet((8, 8, 1), 10, depth=8, width=4), folder / "m.tflite")
+    export_tflite(network(), folder / "m.tflite")
     return folder
 
 
@@ -238,7 +243,7 @@ def test_mistakes_in_calling_the_script(digits, tmp_path, script):
             writer.write(record)
     target = tmp_path / "out.json"
     model, large = digits / "m.tflite", tmp_path / "large.tflite"
-    export_tflite(resnet((9, 9, 1), 10, depth=8, width=4), large)
+    export_tflite(network(9), large)
     for arguments, words in {
         (tmp_path / "none", pattern(digits)): "no .tflite file",
         (model, tmp_path / "no*"): "no files",

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from pipeline_run import STAGES, Run, states
+from pipeline_run import NETWORK, STAGES, Run, states
 from tensorflow_model_analysis import load_eval_result
 from tfx.types import standard_artifacts
 
@@ -208,7 +208,7 @@ def test_a_run_that_fell_over_goes_on_where_it_was(tmp_path, monkeypatch):
     from tfcompress.tfx import component
 
     stages = [
-        {"teacher": {"network": {"depth": 8, "width": 4}, "steps": 8}},
+        {"teacher": {"network": NETWORK, "steps": 8}},
         {"export_tflite": {"quantization": ["float32"]}},
     ]
     run = Run(tmp_path / "run", stages)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from pipeline_run import PIPELINES, STAGES, Run, states
+from pipeline_run import NETWORK, PIPELINES, STAGES, Run, states
 from tfx import v1 as tfx
 
 import tfcompress
@@ -51,7 +51,7 @@ def test_compiled_for_kubeflow(whole, tmp_path, monkeypatch, capsys):
 def test_two_runs_at_once(tmp_path):
     """In one folder, with one metadata file: both end, and with the same weights."""
     stages = [
-        {"teacher": {"network": {"depth": 8, "width": 4}, "steps": 8}},
+        {"teacher": {"network": NETWORK, "steps": 8}},
         {"export_tflite": {"quantization": ["float32"]}},
     ]
     run = Run(tmp_path / "run", stages)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from pipeline_run import states
+from pipeline_run import NETWORK, states
 from tfx import v1 as tfx
 
 from tfcompress.data import load_dataset
 from tfcompress.tfx import Compress, EvaluateTFLite, ExportTFLite
 from tfcompress.tfx.artifacts import KERAS_FILE
 
-TEACHER = {"network": {"depth": 8, "width": 8}, "steps": 60}
+TEACHER = {"network": NETWORK, "steps": 120}
 LIMITS = {"min_accuracy": 0.3}
 
 

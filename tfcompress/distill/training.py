@@ -239,6 +239,10 @@ def fit(
     if isinstance(trainer, Supervised):
         options["metrics"] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
     trainer.compile(**options)
+    if not trainer.optimizer.built:
+        # Else the first step makes its variables, and TensorFlow traces it twice.
+        with trainer.distribute_strategy.scope():
+            trainer.optimizer.build(trainer.trainable_variables)
     done, before, seen = 0, {}, train.repeat()
     if checkpoint is not None:
         done, before = restore_checkpoint(trainer, checkpoint)
