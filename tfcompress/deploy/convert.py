@@ -122,7 +122,12 @@ def save_signature(interface: Interface, folder: str) -> tf.Graph:
     # calibration cannot read; tracked directly, they are frozen into constants.
     module.captured = list(concrete.graph.variables)
     module.function = function
-    tf.saved_model.save(module, folder, signatures={SIGNATURE: concrete})
+    # Nobody trains what is converted: gradients of activations such as swish would be
+    # traced one by one, which takes as long as everything else.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(
+        module, folder, signatures={SIGNATURE: concrete}, options=options
+    )
     return concrete.graph
 
 
