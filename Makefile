@@ -11,7 +11,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tfcompress needs Python 3.11 or newer')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,edge,onnx,plots,report]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,detection,edge,onnx,plots,report]"
 	touch $@
 
 demo: setup
@@ -31,7 +31,7 @@ test: setup
 # In one process: importing TFX takes most of a minute. Without TFX it fails, it skips
 # nothing. Needs a C++ compiler and Python's headers; see the script.
 test-tfx: $(TFX)/.ready
-	TF_CPP_MIN_LOG_LEVEL=3 $(TFX)/bin/python -m pytest -q tests/tfx
+	TF_CPP_MIN_LOG_LEVEL=3 OPENBLAS_NUM_THREADS=1 $(TFX)/bin/python -m pytest -q tests/tfx
 
 $(TFX)/.ready: setup.cfg constraints-tfx.txt pipelines/tfx_environment.sh
 	PYTHON=$(PYTHON) pipelines/tfx_environment.sh $(TFX)

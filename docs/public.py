@@ -17,6 +17,7 @@ PACKAGES = {
     "tfcompress.linalg": "Decompositions",
     "tfcompress.deploy": "Files",
     "tfcompress.quantize": "Quantization, pruning, clustering",
+    "tfcompress.tasks": "Tasks",
     "tfcompress.stages": "Stages",
     "tfcompress.evidence": "Evidence",
     "tfcompress.lineage": "Lineage",

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfcompress.data.spec import CLASSIFICATION
+from tfcompress.metric import METRICS
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -44,6 +47,10 @@ def stage_events(folder: Path, *, resumed: bool) -> Iterator[StageEvents]:
         yield events
     finally:
         events.close()
+
+
+# Figures of a round: the metric of each task, and how close the teacher is.
+_SHOWN = (*(metric.key for metric in METRICS.values()), "agreement", "divergence")
 
 
 class StageEvents:
@@ -80,7 +87,7 @@ class StageEvents:
         if not isinstance(rounds, list):
             rounds = []
         for index, entry in enumerate(rounds, start=1):
-            for key in ("accuracy", "agreement"):
+            for key in _SHOWN:
                 if key in entry["fine_tuned"]:
                     name = f"rounds/validation_{key}"
                     self._scalar(name, entry["fine_tuned"][key], index)
@@ -106,7 +113,9 @@ class StageEvents:
         from tfcompress.distill.views import make_views
 
         spec = getattr(stage, "views", None)
-        if spec is None:
+        # Boxes and masks do not move with the pixels: by them, pictures are seen whole.
+        whole = data.task != CLASSIFICATION and "teacher" not in stage.needs
+        if spec is None or whole:
             return
         images, _ = next(iter(data.batches("train", _IMAGES)))
         views = make_views(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tfcompress.metric import Metric
 
 _DPI = 120
 
@@ -15,7 +18,7 @@ def available() -> bool:
 
 
 def plot_report(report: dict[str, Any], path: Path) -> bool:
-    """Draws accuracy over MACs of every round, and the distillation's curves.
+    """Draws the metric over MACs of every round, and the distillation's curves.
 
     Args:
         report: as `tfcompress.report.write_report` makes it.
@@ -29,8 +32,8 @@ def plot_report(report: dict[str, Any], path: Path) -> bool:
     figures = {stage["stage"]: stage["figures"] for stage in report["stages"]}
     panels = []
     if figures.get("compress", {}).get("rounds"):
-        panels.append((_rounds, figures["compress"]))
-    if figures.get("distill", {}).get("history"):
+        panels.append((partial(_rounds, metric=Metric.of(report)), figures["compress"]))
+    if figures.get("distill", {}).get("history", {}).get("agreement"):
         panels.append((_curves, figures["distill"]["history"]))
     if not panels:
         return False
@@ -45,13 +48,13 @@ def plot_report(report: dict[str, Any], path: Path) -> bool:
     return True
 
 
-def _rounds(axis: Any, compress: dict[str, Any]) -> None:
+def _rounds(axis: Any, compress: dict[str, Any], *, metric: Metric) -> None:
     before = compress["before"]
-    start = (1.0, before["accuracy"])
+    start = (1.0, before[metric.key])
     kept = [start]
     for entry in compress["rounds"]:
         share = entry["after"]["macs"] / entry["dense"]["macs"]
-        steps = [entry[k]["accuracy"] for k in ("recalibrated", "fine_tuned")]
+        steps = [entry[k][metric.key] for k in ("recalibrated", "fine_tuned")]
         color = "C0" if entry["accepted"] else "C3"
         axis.plot([share, share], steps, color=color, alpha=0.4, linestyle=":")
         axis.plot(share, steps[0], "v", color=color, alpha=0.5)
@@ -63,7 +66,7 @@ def _rounds(axis: Any, compress: dict[str, Any]) -> None:
     axis.plot([], [], "v", color="grey", alpha=0.5, label="before fine-tuning")
     if "macs" in compress["target"]:
         axis.axvline(compress["target"]["macs"], color="grey", linestyle="--")
-    axis.set(xlabel="MACs, share of the student", ylabel="validation accuracy")
+    axis.set(xlabel="MACs, share of the student", ylabel=f"validation {metric.label}")
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axis.legend(unique.values(), unique.keys(), frameon=False)
@@ -71,7 +74,7 @@ def _rounds(axis: Any, compress: dict[str, Any]) -> None:
 
 
 def _curves(axis: Any, history: dict[str, list[float]]) -> None:
-    epochs = len(history["kl"])
+    epochs = len(history["agreement"])
     axis.plot(range(1, epochs + 1), history["agreement"], alpha=0.4, label="training")
     validated = history.get("val_agreement", [])
     if validated:

@@ -228,6 +228,8 @@ def _override(data: dict[str, Any], override: str) -> None:
         data[first] = value
         return
     place = data.get(first)
+    if first == "dataset" and isinstance(place, str):
+        data[first] = place = {"name": place}
     if place is None and isinstance(data.get("stages"), list):
         data["stages"] = [
             {entry: {}} if isinstance(entry, str) else entry for entry in data["stages"]

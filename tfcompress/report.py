@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfcompress import __version__, plots
 from tfcompress.files import write_atomically
+from tfcompress.metric import METRICS, Metric
 
 if TYPE_CHECKING:
     from tfcompress.data import Dataset
@@ -40,10 +41,12 @@ def write_report(
         "dataset": {
             "name": data.name,
             "image_shape": list(data.image_shape),
+            "task": data.task,
             "classes": data.num_classes,
             "sizes": data.sizes,
             "fingerprint": data.fingerprint,
         },
+        "metric": METRICS[data.task].to_dict(),
         "stages": [
             {key: result[key] for key in ("stage", "hashes", "figures", "seconds")}
             for result in results
@@ -72,14 +75,15 @@ def file_table(report: dict[str, Any]) -> list[list[str]]:
     if figures is None:
         return []
     first = figures["files"][0]
+    metric = Metric.of(report)
     table = [
         [
             "file",
             "params",
             "MACs",
             "bytes",
-            "test accuracy",
-            "agreement with teacher",
+            f"test {metric.label}",
+            _closeness(report),
             "latency, ms (quartiles)",
         ]
     ]
@@ -90,8 +94,8 @@ def file_table(report: dict[str, Any]) -> list[list[str]]:
                 _share(row["params"], first["params"]),
                 _share(row["macs"], first["macs"]),
                 _share(row["bytes"], first["bytes"]),
-                f"{100 * row['accuracy']:.2f} %",
-                f"{100 * row['agreement']:.2f} %",
+                metric.text(row[metric.key]),
+                _close(row),
                 _latency(row["latency"]),
             ]
         )
@@ -130,15 +134,28 @@ def to_markdown(report: dict[str, Any], *, picture: str | None = None) -> str:
         ]
     lines += ["", "## Stages", "", *_markdown(stage_table(report))]
     if picture:
-        alt = "Accuracy over MACs of every round, and agreement during distillation"
+        alt = "Every round over its MACs, and agreement during distillation"
         lines += ["", f"![{alt}]({picture})"]
     compressed = _figures(report).get("compress")
     if compressed is not None:
-        lines += _compression(compressed)
+        lines += _compression(compressed, Metric.of(report))
     quantized = _figures(report).get("export_tflite", {}).get("auto")
     if quantized is not None:
         lines += _quantization(quantized)
     return "\n".join(lines) + "\n"
+
+
+def _closeness(report: dict[str, Any]) -> str:
+    """What tells how close a model is to the teacher."""
+    if Metric.of(report).counts:
+        return "agreement with teacher"
+    return "squared error to teacher, relative"
+
+
+def _close(figures: dict[str, Any]) -> str:
+    if "agreement" in figures:
+        return f"{100 * figures['agreement']:.2f} %"
+    return f"{figures['divergence']:.4f}"
 
 
 def _blessings(figures: dict[str, Any]) -> list[str]:
@@ -167,15 +184,16 @@ def _share(value: int, first: int) -> str:
 
 def stage_table(report: dict[str, Any]) -> list[list[str]]:
     """Header and rows of the table of stages: what each did to cost and accuracy."""
-    latency = _latencies(report)
+    latency, metric = _latencies(report), Metric.of(report)
+    close = "agreement" if metric.counts else "divergence"
     table = [
         [
             "stage",
             "params",
             "MACs",
             "weight bytes",
-            "validation accuracy",
-            "agreement with teacher",
+            f"validation {metric.label}",
+            _closeness(report),
             "latency, ms",
             "seconds",
         ]
@@ -189,8 +207,8 @@ def stage_table(report: dict[str, Any]) -> list[list[str]]:
         cells = [stage["stage"]]
         for key in ("params", "macs", "bytes"):
             cells.append(_change(before, after, key, "{:,}"))
-        cells.append(_change(before, after, "accuracy", "{:.4f}"))
-        cells.append(_change(before, after, "agreement", "{:.4f}"))
+        cells.append(_change(before, after, metric.key, "{:.4f}"))
+        cells.append(_change(before, after, close, "{:.4f}"))
         cells.append(_stage_latency(stage["stage"], latency))
         cells.append(f"{stage['seconds']:.1f}")
         table.append(cells)
@@ -204,13 +222,15 @@ def _export_row(report: dict[str, Any], stage: dict[str, Any]) -> list[str]:
     names = [f"{model} {name}" for name in stage["figures"]["bytes"]]
     rows = [row for row in measured if row["name"] in names]
     sizes = " -> ".join(f"{size:,}" for size in stage["figures"]["bytes"].values())
+    metric = Metric.of(report)
+    close = "agreement" if metric.counts else "divergence"
     return [
         stage["stage"],
         f"{rows[0]['params']:,}" if rows else "",
         f"{rows[0]['macs']:,}" if rows else "",
         f"{sizes} (files)",
-        " -> ".join(f"{row['accuracy']:.4f}" for row in rows) + " (test)" * bool(rows),
-        " -> ".join(f"{row['agreement']:.4f}" for row in rows),
+        " -> ".join(f"{row[metric.key]:.4f}" for row in rows) + " (test)" * bool(rows),
+        " -> ".join(f"{row[close]:.4f}" for row in rows),
         " -> ".join(_latency(row["latency"]) for row in rows),
         f"{stage['seconds']:.1f}",
     ]
@@ -247,7 +267,7 @@ def _change(before: Any, after: Any, key: str, form: str) -> str:
     return " -> ".join(form.format(value) for value in values)
 
 
-def _compression(figures: dict[str, Any]) -> list[str]:
+def _compression(figures: dict[str, Any], metric: Metric) -> list[str]:
     limits = ", ".join(f"{k} <= {100 * v:.1f} %" for k, v in figures["target"].items())
     verdict = "met" if figures["target_met"] else "NOT met"
     rounds = [
@@ -255,7 +275,7 @@ def _compression(figures: dict[str, Any]) -> list[str]:
             "round",
             "budget",
             "MACs",
-            "accuracy: factorized",
+            f"{metric.label}: factorized",
             "batch norm recalibrated",
             "fine-tuned",
             "kept",
@@ -269,7 +289,7 @@ def _compression(figures: dict[str, Any]) -> list[str]:
                 str(index),
                 budget,
                 _share(entry["after"]["macs"], entry["dense"]["macs"]),
-                *(f"{entry[step]['accuracy']:.4f}" for step in steps),
+                *(f"{entry[step][metric.key]:.4f}" for step in steps),
                 "yes" if entry["accepted"] else f"no: {entry['reason']}",
             ]
         )

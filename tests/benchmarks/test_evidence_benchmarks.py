@@ -1,6 +1,5 @@
 """The short benchmarks that claims are tested by, at small scale."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -8,7 +7,7 @@ from benchmarks import (
     channel_alignment,
     evbmf_ranks,
     layer_errors,
-    small_tasks,
+    tasks,
     warm_start,
     weakened_rank,
 )
@@ -88,19 +87,27 @@ def test_grids_are_told():
     keys = [(width, "extreme", 0) for width in weakened_rank.WIDTHS]
     lines = weakened_rank.summarize({Cells.name(key): cell for key in keys}, keys)
     assert any("+5.00 ± 0.00 [100]" in line for line in lines)
-    cell = {"before": 0.9, "after": 0.8, "macs": 0.3, "higher_is_better": True}
-    lines = small_tasks.summarize({"class | 0": cell}, [("class", 0)])
-    assert lines[2].startswith("class (accuracy)") and "0.8000" in lines[2]
 
 
-@pytest.mark.parametrize("name", ["class", "angle", "picture"])
-def test_every_small_task_fits_its_network(name):
-    kind = small_tasks.kinds()[name]
-    random = np.random.default_rng(0)
-    images = random.random((4, 8, 8, 1)).astype("float32")
-    inputs, targets = kind.data(images, np.arange(4), random)
-    assert inputs.shape == images.shape
-    model = keras.Sequential([keras.Input((8, 8, 1)), *kind.head()])
-    small_tasks._compile(model, kind)
-    figures = model.evaluate(inputs, targets, verbose=0, return_dict=True)
-    assert np.isfinite(figures[kind.task.monitor])
+@pytest.mark.parametrize("mode, verdict", [("max", "LOST"), ("min", "kept")])
+def test_a_task_keeps_its_metric_or_not(mode, verdict):
+    def row(name, value):
+        latency = {"median_ms": 1.0}
+        return {"name": name, "m": value, "macs": 3, "bytes": 4, "latency": latency}
+
+    files = [
+        row("teacher float32", 0.9),
+        row("compressed float32", 0.8),
+        row("compressed int8", 0.85),
+    ]
+    report = {
+        "metric": {"key": "m", "label": "M", "mode": mode, "share": False},
+        "stages": [
+            {"stage": "compress", "figures": {"target_met": True}},
+            {"stage": "evaluate", "figures": {"files": files}},
+        ],
+    }
+    cell = tasks.cell_of(report)
+    lines = tasks.summarize({"detection | 0": cell}, tasks.keys_of(1))
+    assert lines[2].startswith("detection (M)") and "0.8000" in lines[2]
+    assert verdict in lines[2] and ("+11.11" in lines[2]) == (mode == "min")

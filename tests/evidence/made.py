@@ -10,16 +10,18 @@ from typing import Any
 from benchmarks import (
     distillation_runs,
     patience,
-    small_tasks,
     warm_start,
     weakened_rank,
+)
+from benchmarks import (
+    tasks as task_recipes,
 )
 from benchmarks.cells import Cells
 
 SEEDS = 3
 MACHINE = {"cpu": "made up"}
 # Grids of training, which may be stopped or not begun.
-MADE = ("patience", "warm_start", "weakened_rank", "small_tasks", "distillation_runs")
+MADE = ("patience", "warm_start", "weakened_rank", "tasks", "distillation_runs")
 
 
 def _grid(keys: list[tuple], cell: dict[str, Any]) -> dict[str, Any]:
@@ -38,9 +40,9 @@ def empty(name: str) -> dict[str, Any]:
     if name == "weakened_rank":
         parts = (weakened_rank.WIDTHS, weakened_rank.METHODS, seeds)
         return _grid(list(itertools.product(*parts)), figures | {"macs": 0.25})
-    if name == "small_tasks":
+    if name == "tasks":
         cell = {"before": 0.9, "after": 0.9, "higher_is_better": True}
-        return _grid(list(itertools.product(small_tasks.kinds(), seeds)), cell)
+        return _grid(task_recipes.keys_of(SEEDS), cell)
     assert name == "distillation_runs"
     keys = [
         (run, variant, seed)

@@ -17,6 +17,7 @@ import typer
 
 from tfcompress.cli.common import open_data, refuse_the_model
 from tfcompress.errors import TfcompressError
+from tfcompress.metric import METRICS
 from tfcompress.stages import Compress, Distill, Stage
 
 _SIMPLE = (int, float, str, bool)
@@ -219,8 +220,10 @@ def _run(cls: type[Stage], given: dict[str, Any], subject: str) -> None:
     before, after = (result.figures[key] for key in ("before", "after"))
     for key in ("params", "macs"):
         typer.echo(f"{key}: {before[key]:,} -> {after[key]:,}")
+    metric = METRICS[data.task]
     typer.echo(
-        f"validation accuracy: {before['accuracy']:.4f} -> {after['accuracy']:.4f}"
+        f"validation {metric.label}: "
+        f"{before[metric.key]:.4f} -> {after[metric.key]:.4f}"
     )
     if "target_met" in result.figures:
         typer.echo(f"target met: {'yes' if result.figures['target_met'] else 'NO'}")

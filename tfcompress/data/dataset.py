@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfcompress.data.sources import scale_pixels
-from tfcompress.data.spec import DatasetError
+from tfcompress.data.spec import CLASSIFICATION, DatasetError
 from tfcompress.data.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ class Dataset:
         mirror_symmetric: whether a mirrored image still shows its class; false for
             digits and letters.
         pixel_range: smallest and largest value of a pixel.
+        task: what the targets are for: "classification", where they are class numbers,
+            "detection", "segmentation" or "regression".
         num_classes: how many classes there are.
+        target_names: names of the targets of a regression.
         sizes: number of images of each split.
         fingerprint: SHA-256 over what identifies the data and its splits (not
             `pixel_range`, which changes how they are shown).
@@ -48,10 +51,17 @@ class Dataset:
     pixel_range: tuple[float, float]
     _sources: Mapping[str, Any] = dataclasses.field(repr=False)
     _identify: Callable[[], str] = dataclasses.field(repr=False)
+    task: str = CLASSIFICATION
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the targets of a regression; none of other tasks."""
+        labels = getattr(self._sources["train"], "labels", None)
+        return tuple(labels) if isinstance(labels, Mapping) else ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -92,7 +102,8 @@ class Dataset:
 
         Returns:
             A `tf.data.Dataset` of (float32 `[b, h, w, c]` in `pixel_range`, int32
-            `[b]`).
+            `[b]`); of other tasks than classification the targets are boxes float32
+            `[b, most, 5]`, masks int32 `[b, h, w]`, or float32 `[b, 1]` by name.
 
         Raises:
             DatasetError: if there is no such split, or `batch_size` is below 1.
@@ -122,7 +133,8 @@ class Dataset:
         """A whole split as arrays, in stored order; for small data and tests.
 
         Returns:
-            Images float32 `[n, h, w, c]` in `pixel_range` and labels int32 `[n]`.
+            Images float32 `[n, h, w, c]` in `pixel_range` and labels int32 `[n]`, or
+            other targets as `batches` gives them.
 
         Raises:
             DatasetError: if there is no such split.
@@ -130,6 +142,8 @@ class Dataset:
         images, labels = self._source(split).arrays()
         if images.dtype == np.uint8:
             images = scale_pixels(images.astype(np.float32), self.pixel_range)
+        if isinstance(labels, Mapping):
+            return np.array(images), {key: x.copy() for key, x in labels.items()}
         return np.array(images), labels.copy()
 
     def calibration(

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.data.composed import COMPOSED
 from tfcompress.data.dataset import Dataset
 from tfcompress.data.examples import load_examples
 from tfcompress.data.folders import load_folder
 from tfcompress.data.idx import find_idx_folder, read_idx_folder
 from tfcompress.data.sources import MemorySource, resize_images
-from tfcompress.data.spec import DatasetError, DatasetSpec, as_spec
+from tfcompress.data.spec import CLASSIFICATION, DatasetError, DatasetSpec, as_spec
 from tfcompress.data.splits import (
     SPLITS,
     balanced_subset,
@@ -36,6 +37,8 @@ _NOT_MIRROR_SYMMETRIC = frozenset(
         "qmnist",
         "svhn",
         "svhn_cropped",
+        # Nor is a mirrored angle.
+        "turned_digits",
     }
 )
 
@@ -45,8 +48,9 @@ def load_dataset(
 ) -> Dataset:
     """Loads a dataset and splits it into train, validation and test.
 
-    A name is looked up in this order: `"digits"`; a TFDS dataset prepared on disk;
-    IDX files in `$TFCOMPRESS_DATA/<name>` or `/usr/share/datasets/<name>`; a
+    A name is looked up in this order: `"digits"`; what is composed of other data
+    (`"scene_boxes"`, `"scene_masks"`, `"turned_digits"`); a TFDS dataset prepared on
+    disk; IDX files in `$TFCOMPRESS_DATA/<name>` or `/usr/share/datasets/<name>`; a
     download by TFDS.
 
     Args:
@@ -80,6 +84,8 @@ def load_dataset(
         )
     if spec.name == "digits":
         return _from_digits(spec, split_seed)
+    if spec.name in COMPOSED:
+        return _composed(spec, split_seed)
     builder = prepared_builder(spec.name, data_dir=spec.data_dir)
     if builder is None:
         folder = find_idx_folder(spec.name)
@@ -104,6 +110,15 @@ def _from_digits(spec: DatasetSpec, split_seed: int) -> Dataset:
         for split, part in zip(SPLITS, parts, strict=True)
     }
     return _from_arrays(spec, arrays, tuple(str(i) for i in range(10)))
+
+
+def _composed(spec: DatasetSpec, split_seed: int) -> Dataset:
+    compose, origin = COMPOSED[spec.name]
+    source = load_dataset(
+        {"name": origin, "data_dir": spec.data_dir}, split_seed=split_seed
+    )
+    found = compose(spec, source, split_seed)
+    return _of_arrays(spec, found.arrays, found.class_names, task=found.task)
 
 
 def _from_idx(spec: DatasetSpec, folder: Path, split_seed: int) -> Dataset:
@@ -147,6 +162,16 @@ def _from_arrays(
             split: (_resize_all(images, size), labels)
             for split, (images, labels) in arrays.items()
         }
+    return _of_arrays(spec, arrays, class_names)
+
+
+def _of_arrays(
+    spec: DatasetSpec,
+    arrays: Mapping[str, tuple[np.ndarray, Any]],
+    class_names: tuple[str, ...],
+    *,
+    task: str = CLASSIFICATION,
+) -> Dataset:
     sources = {split: MemorySource(*arrays[split]) for split in SPLITS}
 
     def identify() -> str:
@@ -155,11 +180,19 @@ def _from_arrays(
             images, labels = sources[split].arrays()
             digest.update(f"{split} {images.shape}".encode())
             digest.update(np.ascontiguousarray(images).data)
-            digest.update(labels.astype("<i4").data)
+            for part in _parts(labels):
+                digest.update(part.data)
         return digest.hexdigest()
 
     shape = arrays["train"][0].shape[1:]
-    return _dataset(spec, shape, class_names, sources, identify)
+    return _dataset(spec, shape, class_names, sources, identify, task=task)
+
+
+def _parts(labels: Any) -> list[np.ndarray]:
+    """Targets as arrays of one byte order."""
+    parts = labels.values() if isinstance(labels, Mapping) else [labels]
+    kinds = [(x, "<i4" if x.dtype.kind in "iu" else "<f4") for x in parts]
+    return [np.ascontiguousarray(x, dtype=kind) for x, kind in kinds]
 
 
 def _resize_all(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -174,6 +207,8 @@ def _dataset(
     class_names: tuple[str, ...],
     sources: Mapping[str, Any],
     identify: Callable[[], str],
+    *,
+    task: str = CLASSIFICATION,
 ) -> Dataset:
     height, width, channels = (int(n) for n in shape)
     name = (
@@ -186,6 +221,7 @@ def _dataset(
         class_names=class_names,
         mirror_symmetric=base not in _NOT_MIRROR_SYMMETRIC,
         pixel_range=spec.pixel_range,
+        task=task,
         _sources=sources,
         _identify=identify,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,12 +100,14 @@ class MemorySource:
 
     Args:
         images: uint8 `[n, h, w, c]`, or float32 in the pixel range.
-        labels: int32 `[n]`.
+        labels: int32 `[n]`; or other targets, an array or a mapping of arrays.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
+    def __init__(self, images: np.ndarray, labels: Any):
         self.images = images
-        self.labels = labels.astype(np.int32)
+        self.labels = labels
+        if not isinstance(labels, Mapping) and labels.dtype.kind in "iu":
+            self.labels = labels.astype(np.int32)
         self.size = len(images)
 
     def batches(
@@ -121,7 +123,10 @@ class MemorySource:
         images, labels = self._tensors
         indices = index_dataset(self.size, shuffle_seed=shuffle_seed, repeat=repeat)
         batches = indices.batch(batch_size, drop_remainder=drop_remainder).map(
-            lambda i: (tf.gather(images, i), tf.gather(labels, i)),
+            lambda i: (
+                tf.gather(images, i),
+                tf.nest.map_structure(lambda x: tf.gather(x, i), labels),
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         return _with_cardinality(
@@ -132,15 +137,16 @@ class MemorySource:
             drop_remainder=drop_remainder,
         )
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self) -> tuple[np.ndarray, Any]:
         return self.images, self.labels
 
     @functools.cached_property
-    def _tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def _tensors(self) -> tuple[tf.Tensor, Any]:
         import tensorflow as tf
 
         with tf.init_scope(), tf.device("CPU"):
-            return tf.constant(self.images), tf.constant(self.labels)
+            labels = tf.nest.map_structure(tf.constant, self.labels)
+            return tf.constant(self.images), labels
 
 
 class FileSource:

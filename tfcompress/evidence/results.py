@@ -17,7 +17,7 @@ from tfcompress.errors import TfcompressError
 KEPT: dict[str, tuple[str, ...]] = {
     "iterative_vs_oneshot": ("accuracy_before", "accuracy", "target_met", "validation"),
     "weakened_rank": ("accuracy", "kl", "macs"),
-    "small_tasks": ("before", "after", "macs", "higher_is_better"),
+    "tasks": ("before", "after", "macs", "higher_is_better"),
     "patience": ("accuracy", "kl", "teacher_accuracy"),
     "distillation_runs": ("accuracy", "after"),
     "warm_start": ("accuracy", "kl"),

@@ -1,87 +1,11 @@
-"""Small reference networks for the demo, the tests and the benchmarks.
-
-All return logits. Weights depend on the arguments and `seed` alone.
-"""
+"""Networks that classify images. All return logits."""
 
 from __future__ import annotations
-
-import itertools
-from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import layers
 
-from tfcompress.errors import nearest
-
-
-class _Maker:
-    """Makes named, seeded layers: two builds of one network are equal."""
-
-    def __init__(self, seed: int) -> None:
-        self._seeds = itertools.count(1000 * seed + 1)
-
-    def conv(
-        self, x: Any, filters: int, size: int, name: str, *, strides: int = 1
-    ) -> Any:
-        return layers.Conv2D(
-            filters,
-            size,
-            strides=strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=keras.initializers.HeNormal(seed=next(self._seeds)),
-            name=name,
-        )(x)
-
-    def conv_norm(
-        self,
-        x: Any,
-        filters: int,
-        size: int,
-        name: str,
-        *,
-        strides: int = 1,
-        relu: bool = True,
-    ) -> Any:
-        x = self.conv(x, filters, size, f"{name}_conv", strides=strides)
-        x = layers.BatchNormalization(name=f"{name}_bn")(x)
-        return layers.ReLU(name=f"{name}_relu")(x) if relu else x
-
-    def dense(self, x: Any, units: int, name: str, **kwargs: Any) -> Any:
-        initializer = keras.initializers.GlorotUniform(seed=next(self._seeds))
-        return layers.Dense(units, kernel_initializer=initializer, name=name, **kwargs)(
-            x
-        )
-
-    def attention(self, x: Any, heads: int, name: str) -> Any:
-        """Self-attention of the width of its inputs."""
-        width = x.shape[-1]
-        layer = layers.MultiHeadAttention(heads, width // heads, name=name)
-        y = layer(x, x)
-        # One seeded initializer would give all projections the same weights.
-        for part in (layer.query_dense, layer.key_dense, layer.value_dense):
-            self._fill(part.kernel, (width, width))
-        self._fill(layer.output_dense.kernel, (width, width))
-        return y
-
-    def _fill(self, kernel: Any, matrix_shape: tuple[int, int]) -> None:
-        initializer = keras.initializers.GlorotUniform(seed=next(self._seeds))
-        kernel.assign(keras.ops.reshape(initializer(matrix_shape), kernel.shape))
-
-    def positions(self, x: Any, name: str) -> Any:
-        """Adds a learned embedding of its place to every token."""
-        ones = keras.ops.ones_like(x[:, :, 0], dtype="int32")
-        table = layers.Embedding(
-            x.shape[1],
-            x.shape[2],
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=0.02, seed=next(self._seeds)
-            ),
-            name=name,
-        )
-        places = keras.ops.cumsum(ones, axis=1) - 1
-        return layers.Add(name=f"{name}_add")([x, table(places)])
+from tfcompress.models.maker import Maker
 
 
 def resnet(
@@ -115,7 +39,7 @@ def resnet(
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth must be 6n + 2 (8, 14, ...). Received: depth={depth}")
-    make = _Maker(seed)
+    make = Maker(seed)
     inputs = keras.Input(input_shape, name="image")
     x = make.conv_norm(inputs, width, 3, "stem", strides=stem_strides)
     for stage in range(3):
@@ -158,7 +82,7 @@ def vgg(
     Returns:
         A functional model giving logits of shape `(batch, num_classes)`.
     """
-    make = _Maker(seed)
+    make = Maker(seed)
     inputs = keras.Input(input_shape, name="image")
     x = inputs
     for block in range(blocks):
@@ -210,7 +134,7 @@ def vit(
     """
     if dim % heads:
         raise ValueError(f"heads must divide dim. Received: dim={dim}, heads={heads}")
-    make = _Maker(seed)
+    make = Maker(seed)
     inputs = keras.Input(input_shape, name="image")
     x = make.conv(inputs, dim, patch_size, "patches", strides=patch_size)
     x = layers.Reshape((x.shape[1] * x.shape[2], dim), name="tokens")(x)
@@ -227,29 +151,3 @@ def vit(
     x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
     x = layers.GlobalAveragePooling1D(name="pool")(x)
     return keras.Model(inputs, make.dense(x, num_classes, "logits"), name="vit")
-
-
-NETWORKS: dict[str, Callable[..., keras.Model]] = {
-    "resnet": resnet,
-    "vgg": vgg,
-    "vit": vit,
-}
-
-
-def build(
-    name: str,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    **options: Any,
-) -> keras.Model:
-    """A reference network by name.
-
-    Raises:
-        ValueError: no such network, or an option it does not take.
-    """
-    if name not in NETWORKS:
-        raise ValueError(f"No network '{name}'; {nearest(name, NETWORKS)}")
-    try:
-        return NETWORKS[name](input_shape, num_classes, **options)
-    except TypeError as error:
-        raise ValueError(f"Network '{name}': {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfcompress.errors import RunFolderError, TfcompressError
 from tfcompress.files import write_atomically
+from tfcompress.metric import Metric
 from tfcompress.page.load import Run, load_runs
 from tfcompress.page.view import comparison, describe, differences
 
@@ -100,13 +101,14 @@ def _shown(run: Run) -> dict[str, Any]:
     from tfcompress.page import charts
 
     try:
+        label = Metric.of(run.report).label
         return describe(run) | {
             "over_files": _over_files([run]),
             "over_rounds": [
                 (title, charts.over_rounds(run, axis))
                 for axis, title in (
-                    ("macs", "Validation accuracy over MACs"),
-                    ("latency", "Validation accuracy over latency"),
+                    ("macs", f"Validation {label} over MACs"),
+                    ("latency", f"Validation {label} over latency"),
                 )
             ],
             "curves": [
@@ -124,10 +126,11 @@ def _shown(run: Run) -> dict[str, Any]:
 def _over_files(runs: Sequence[Run]) -> list[tuple[str, Any]]:
     from tfcompress.page import charts
 
+    label = Metric.of(runs[0].report).label
     return [
         (title, charts.over_files(runs, axis))
         for axis, title in (
-            ("macs", "Test accuracy over MACs"),
-            ("latency", "Test accuracy over latency"),
+            ("macs", f"Test {label} over MACs"),
+            ("latency", f"Test {label} over latency"),
         )
     ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
 
+from tfcompress.metric import Metric
 from tfcompress.page.load import Run
 from tfcompress.page.view import file_rows
 from tfcompress.page.words import interval
@@ -20,7 +22,7 @@ _KEPT, _BACK, _QUIET = COLOURS[0], "#d1495b", COLOURS[4]
 
 
 def over_rounds(run: Run, axis: str) -> dict[str, Any] | None:
-    """Validation accuracy of every round, rolled back ones included.
+    """The validation metric of every round, rolled back ones included.
 
     Args:
         run: with the stage `compress`.
@@ -33,7 +35,8 @@ def over_rounds(run: Run, axis: str) -> dict[str, Any] | None:
     entries = compress.get("rounds", [])
     start = compress.get("before", {})
     places = _macs(run) if axis == "macs" else _latencies(run)
-    if not entries or "accuracy" not in start or len(places) != len(entries) + 1:
+    metric = Metric.of(run.report)
+    if not entries or metric.key not in start or len(places) != len(entries) + 1:
         return None
     kept, back, steps = [(places[0], start, "before")], [], []
     for index, (place, entry) in enumerate(zip(places[1:], entries, strict=True)):
@@ -42,16 +45,15 @@ def over_rounds(run: Run, axis: str) -> dict[str, Any] | None:
             (place, after, f"round {index + 1}")
         )
         steps.append((place, entry["factorized"], f"round {index + 1}"))
+    points = partial(_points, metric=metric)
     traces = [
-        _points(kept, "kept", _KEPT, mode="lines+markers", symbol="circle"),
-        _points(
-            steps, "before fine-tuning", _QUIET, symbol="triangle-down", bars=False
-        ),
+        points(kept, "kept", _KEPT, mode="lines+markers", symbol="circle"),
+        points(steps, "before fine-tuning", _QUIET, symbol="triangle-down", bars=False),
     ]
     if back:
-        traces.append(_points(back, "rolled back", _BACK, symbol="x"))
+        traces.append(points(back, "rolled back", _BACK, symbol="x"))
     title = "MACs" if axis == "macs" else "latency of one image, ms"
-    figure = _figure(traces, title, "validation accuracy, %")
+    figure = _figure(traces, title, f"validation {metric.axis}")
     limit = compress.get("target", {}).get(axis)
     if limit:
         figure.add_vline(limit * places[0][1], line_dash="dash", line_color=_QUIET)
@@ -81,25 +83,28 @@ def _points(
     name: str,
     colour: str,
     *,
+    metric: Metric,
     symbol: str,
     mode: str = "markers",
     bars: bool = True,
 ) -> go.Scatter:
-    shares = [100 * scores["accuracy"] for _, scores, _ in points]
+    shown = [metric.scale * scores[metric.key] for _, scores, _ in points]
     options: dict[str, Any] = {}
     if bars:
-        options["error_y"] = _bars(
-            shares, [_ends(s["accuracy"], s.get("samples")) for _, s, _ in points]
-        )
+        if metric.counts:
+            options["error_y"] = _bars(
+                shown, [_ends(s["accuracy"], s.get("samples")) for _, s, _ in points]
+            )
         middles = [place[1] for place, _, _ in points]
         options["error_x"] = _bars(middles, [(p[0], p[2]) for p, _, _ in points])
     return go.Scatter(
         x=[place[1] for place, _, _ in points],
-        y=shares,
+        y=shown,
         name=name,
         mode=mode,
         text=[html.escape(text) for _, _, text in points],
-        hovertemplate="%{text}<br>%{x:,.4~g}<br>%{y:.2f} %",
+        hovertemplate="%{text}<br>%{x:,.4~g}<br>"
+        + ("%{y:.2f} %" if metric.share else "%{y:.4f}"),
         marker={"color": colour, "symbol": symbol, "size": 9},
         line={"color": colour},
         **options,
@@ -125,15 +130,19 @@ def _bars(middles: Sequence[float], ends: Sequence[tuple[float, float]]) -> dict
 
 
 def over_files(runs: Sequence[Run], axis: str) -> dict[str, Any] | None:
-    """Test accuracy of the measured files: a colour for each run, or file of one run.
+    """The test metric of the measured files: a colour for each run, or file of one run.
 
     Args:
         runs: one or more.
         axis: "macs" or "latency".
 
     Returns:
-        A figure, or None where no run has measured files.
+        A figure, or None where no run has measured files, or runs of other metrics.
     """
+    metrics = {Metric.of(run.report) for run in runs}
+    if len(metrics) != 1:
+        return None
+    (metric,) = metrics
     groups: dict[str, list[tuple[Place, dict[str, Any], str]]] = {}
     for run in runs:
         for row in file_rows(run):
@@ -148,6 +157,7 @@ def over_files(runs: Sequence[Run], axis: str) -> dict[str, Any] | None:
             points,
             html.escape(name),
             COLOURS[index % len(COLOURS)],
+            metric=metric,
             symbol=_SYMBOLS[index % len(_SYMBOLS)],
         )
         for index, (name, points) in enumerate(groups.items())
@@ -155,7 +165,7 @@ def over_files(runs: Sequence[Run], axis: str) -> dict[str, Any] | None:
     if not traces:
         return None
     title = "MACs" if axis == "macs" else "latency of one image, ms"
-    return _data(_figure(traces, title, "test accuracy, %"))
+    return _data(_figure(traces, title, f"test {metric.axis}"))
 
 
 _KINDS = {

@@ -8,11 +8,12 @@ from typing import Any
 import yaml
 
 from tfcompress.evidence import claims_of
+from tfcompress.metric import Metric
 from tfcompress.page.load import Run
 from tfcompress.page.words import milliseconds, percent, percent_range, short, times
 from tfcompress.report import file_table, stage_table
 
-_COSTS = ("accuracy", "macs", "bytes", "latency")
+_COSTS = ("macs", "bytes", "latency")
 
 
 def overview(run: Run) -> dict[str, Any]:
@@ -23,7 +24,8 @@ def overview(run: Run) -> dict[str, Any]:
 
     Returns:
         "measured_on": "files" or, without the stage `evaluate`, "models"; "before" and
-        "after", each with "name", "accuracy", "samples", "macs", "params", "bytes" and,
+        "after", each with "name", the metric ("accuracy" of a classifier), "samples",
+        "macs", "params", "bytes" and,
         of files, "agreement" and "latency". Sides that are not known are None.
 
     Example:
@@ -59,11 +61,40 @@ def headlines(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "name": after["name"],
-            "cards": [_card(key, before, after) for key in _COSTS],
+            "cards": _cards(run, before, after),
             "failures": failures.get(after["name"]),
         }
         for before, after in pairs
     ]
+
+
+def _cards(
+    run: Run, before: dict[str, Any], after: dict[str, Any]
+) -> list[dict[str, str]]:
+    metric = Metric.of(run.report)
+    costs = [_card(key, before, after) for key in _COSTS]
+    return [_metric_card(metric, before, after), *costs]
+
+
+def _metric_card(
+    metric: Metric, before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, str]:
+    old, new = before.get(metric.key), after.get(metric.key)
+    card = dict.fromkeys(("before", "change", "note"), "")
+    card |= {"title": metric.title, "after": "not measured"}
+    if old is None or new is None:
+        return card
+    ranges = [""]
+    if metric.counts:
+        ends = ((old, before), (new, after))
+        ranges = [percent_range(share, side.get("samples")) for share, side in ends]
+    change = metric.change(old, new)
+    return card | {
+        "before": metric.text(old),
+        "after": metric.text(new),
+        "change": change,
+        "note": f"95 %: {ranges[0]} → {ranges[1]}" if all(ranges) else "",
+    }
 
 
 def _card(key: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
@@ -72,15 +103,6 @@ def _card(key: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, 
     card |= {"title": _TITLES[key], "after": "not measured"}
     if old is None or new is None:
         return card
-    if key == "accuracy":
-        ranges = [percent_range(x[key], x.get("samples")) for x in (before, after)]
-        points = 100 * (new - old)
-        return card | {
-            "before": percent(old),
-            "after": percent(new),
-            "change": f"{points:+.2f} points" if f"{points:.2f}" != "0.00" else "",
-            "note": f"95 %: {ranges[0]} → {ranges[1]}" if all(ranges) else "",
-        }
     if key == "latency":
         old, new = old["median_ms"], new["median_ms"]
         ends = [
@@ -103,7 +125,6 @@ def _card(key: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, 
 
 
 _TITLES = {
-    "accuracy": "Accuracy",
     "macs": "MACs",
     "bytes": "Bytes",
     "latency": "Latency",
@@ -123,7 +144,9 @@ def describe(run: Run) -> dict[str, Any]:
         "stages": stage_table(report),
         "target": _limits(compressed.get("target")),
         "target_met": compressed.get("target_met"),
-        "rounds": _rounds(compressed),
+        "metric": Metric.of(report).label,
+        "counts": Metric.of(report).counts,
+        "rounds": _rounds(compressed, Metric.of(report)),
         "layers": _layers(compressed),
         "hidden": sum(not x["dense"]["params"] for x in compressed.get("layers", [])),
         "disagreements": run.disagreements,
@@ -151,7 +174,7 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def _rounds(figures: dict[str, Any]) -> list[dict[str, Any]]:
+def _rounds(figures: dict[str, Any], metric: Metric) -> list[dict[str, Any]]:
     rows = []
     for index, entry in enumerate(figures.get("rounds", []), start=1):
         rows.append(
@@ -160,7 +183,7 @@ def _rounds(figures: dict[str, Any]) -> list[dict[str, Any]]:
                 "budget": _limits(entry.get("budget")),
                 "macs": f"{entry['after']['macs']:,}",
                 "steps": [
-                    percent(entry[step]["accuracy"])
+                    metric.text(entry[step][metric.key])
                     for step in ("factorized", "recalibrated", "fine_tuned")
                 ],
                 "kept": entry["accepted"],
@@ -258,11 +281,21 @@ def comparison(runs: Sequence[Run]) -> list[list[str]]:
         table.append([title, *cells])
 
     row("file", (x["after"]["name"] if x["after"] else "none" for x in found))
-    for key in _COSTS:
-        cards = [
-            _card(key, x["before"], x["after"]) if x["after"] else {} for x in found
-        ]
-        row(_TITLES[key], (_cell(card) for card in cards))
+    sides = [
+        _cards(run, x["before"], x["after"]) if x["after"] else None
+        for run, x in zip(runs, found, strict=True)
+    ]
+    metrics = [Metric.of(run.report) for run in runs]
+    same = len(set(metrics)) == 1
+    for index, title in enumerate(("", *_TITLES.values())):
+        cells = (_cell(cards[index]) if cards else "" for cards in sides)
+        if title:
+            row(title, cells)
+        elif same:
+            row(metrics[0].title, cells)
+        else:
+            named = zip(metrics, cells, strict=True)
+            row("metric", (f"{metric.label}: {cell}" for metric, cell in named))
     agreement = [(x["after"] or {}).get("agreement") for x in found]
     row("Agreement", ("" if x is None else percent(x) for x in agreement))
     verdicts = [

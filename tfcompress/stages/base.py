@@ -122,9 +122,10 @@ class Network:
     """A network by name, or a model file.
 
     Args:
-        network: "resnet", "vgg" or "vit" (`tfcompress.models`).
-        depth: of a resnet: 6n + 2; blocks of a vit.
-        width: channels of the first stage of a resnet or vgg.
+        network: "resnet", "vgg" or "vit" (`tfcompress.models`); "detector" of boxes,
+            "unet" of masks, "regressor" of numbers.
+        depth: of a resnet: 6n + 2; blocks of a vit; halvings of a unet.
+        width: channels of the first stage, of all but a vit.
         stem_strides: of a resnet's first convolution.
         blocks: of a vgg.
         hidden: hidden units of a vgg.
@@ -169,13 +170,20 @@ class Network:
         """
         if self.load is not None:
             return load_model(self.load, data)
-        from tfcompress.models import build
+        from tfcompress.models import NETWORKS, build
+        from tfcompress.tasks import task_of
 
+        task = task_of(data)
+        if self.network in NETWORKS and self.network not in task.networks:
+            raise ModelFileError(
+                f"Network '{self.network}' is not for {data.task}, which data set "
+                f"'{data.name}' is for; use {' or '.join(task.networks)}."
+            )
         try:
             return build(
                 self.network,
                 data.image_shape,
-                data.num_classes,
+                task.outputs,
                 seed=seed,
                 **self.options(),
             )
@@ -188,11 +196,11 @@ def load_model(path: str | Path, data: Dataset | None = None) -> keras.Model:
 
     Args:
         path: the file.
-        data: a data set whose images and classes the model must take, or None.
+        data: a data set whose images and targets the model must be for, or None.
 
     Raises:
         ModelFileError: no such file, not a Keras model, code in the file, or a model
-            whose inputs or classes are not those of the data.
+            whose inputs or outputs are not those of the data.
 
     Returns:
         The model, uncompiled.
@@ -222,11 +230,13 @@ def load_model(path: str | Path, data: Dataset | None = None) -> keras.Model:
 
 
 def check_fits(model: keras.Model, data: Dataset, origin: str) -> None:
-    """Raises unless the model classifies images of this data set.
+    """Raises unless the model takes images of this data set and gives its outputs.
 
     Raises:
-        ModelFileError: other image shape, or other number of classes.
+        ModelFileError: other image shape, or other outputs, such as of other classes.
     """
+    from tfcompress.tasks import task_of
+
     shapes = [tuple(x.shape[1:]) for x in getattr(model, "inputs", None) or []]
     expected = data.image_shape
     fits = len(shapes) == 1 and len(shapes[0]) == len(expected)
@@ -239,13 +249,7 @@ def check_fits(model: keras.Model, data: Dataset, origin: str) -> None:
             f"'{data.name}' has images of shape {expected}: set image_size, or use "
             "another model."
         )
-    output = getattr(model, "output_shape", None)
-    if output is not None and tuple(output) != (None, data.num_classes):
-        raise ModelFileError(
-            f"Model '{origin}' gives outputs of shape {output}, but data set "
-            f"'{data.name}' has {data.num_classes} classes: one output "
-            f"(batch, {data.num_classes}) is needed."
-        )
+    task_of(data).check_outputs(model, origin)
 
 
 def model_figures(model: keras.Model, data: Dataset) -> dict[str, Any]:

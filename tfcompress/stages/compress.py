@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.errors import TfcompressError
+from tfcompress.data.spec import CLASSIFICATION
+from tfcompress.errors import OptionError, TfcompressError
 from tfcompress.ranks import SELECTORS
 from tfcompress.ranks.plan import Budget
 from tfcompress.stages.base import (
@@ -20,6 +21,7 @@ from tfcompress.stages.base import (
 )
 from tfcompress.stages.training import (
     DistillationTraining,
+    check_for_classifiers,
     check_number,
     schedule,
 )
@@ -35,7 +37,8 @@ class Compress(DistillationTraining):
 
     Args:
         target: what the result may cost, relative to the model it starts from.
-        max_drop: accepted loss of validation accuracy, absolute.
+        max_drop: accepted loss of the metric on validation, absolute: of the accuracy,
+            or of mAP, mean IoU or mean absolute error.
         rounds: in how many rounds to go to the target.
         retries: how many rolled back rounds are tried again with half the step.
         selector: "budgeted", "energy", "vbmf", "ratio" or "fixed".
@@ -99,17 +102,26 @@ class Compress(DistillationTraining):
 
     def check(self, data: Dataset) -> None:
         self.make_selector()
+        check_for_classifiers(self, data, "temperature", "label_weight")
+        if data.task != CLASSIFICATION and not self.views.consistent:
+            raise OptionError(
+                f"compress: in the rounds of {data.task} both networks see the same: "
+                f"views.mode must be consistent or function_matching. Received: "
+                f"{self.views.mode}"
+            )
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.distill import evaluate
         from tfcompress.musco import compress
+        from tfcompress.tasks import task_of
 
-        data = context.data
+        data, task = context.data, task_of(context.data)
         teacher = load_model(inputs["teacher"], data)
         start = inputs.get("student", inputs["teacher"])
         model = load_model(start, data)
         validation = data.batches("validation", 256)
         train, epochs, steps = schedule(self, context, default_steps=1000)
+        views = self.views.for_data(data.mirror_symmetric)
+        judged = task.loop_task(views)
         result = compress(
             model,
             train,
@@ -120,7 +132,9 @@ class Compress(DistillationTraining):
             rounds=self.rounds,
             retries=self.retries,
             teacher=teacher if self.teach_by == "teacher" else None,
-            views=self.views.for_data(data.mirror_symmetric),
+            task=judged,
+            # A task has a view of its own.
+            views=views if judged is None else None,
             temperature=self.temperature,
             label_weight=self.label_weight,
             epochs=epochs,
@@ -138,9 +152,9 @@ class Compress(DistillationTraining):
         rounds = [r.to_dict() for r in result.history]
         (context.folder / "rounds.json").write_text(json.dumps(rounds, indent=1))
         before = model_figures(model, data)
-        before |= evaluate(model, validation, teacher=teacher)
+        before |= task.figures(model, validation, teacher)
         after = model_figures(result.model, data)
-        after |= evaluate(result.model, validation, teacher=teacher)
+        after |= task.figures(result.model, validation, teacher)
         figures = {
             "before": before,
             "after": after,

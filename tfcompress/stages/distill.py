@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.distill.spec import ALGORITHMS, LOSS_NAMES
 from tfcompress.errors import OptionError, nearest
 from tfcompress.stages.base import (
@@ -16,7 +17,12 @@ from tfcompress.stages.base import (
     load_model,
     model_figures,
 )
-from tfcompress.stages.training import DistillationTraining, train_in
+from tfcompress.stages.training import (
+    DistillationTraining,
+    check_for_classifiers,
+    rank,
+    train_in,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -94,16 +100,17 @@ class Distill(DistillationTraining):
         return (Path(self.student.load),) if self.student.load else ()
 
     def check(self, data: Dataset) -> None:
+        check_for_classifiers(self, data, "loss", "temperature", "label_weight")
         if self.student.load:
             load_model(self.student.load, data)
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.distill import Distiller, evaluate
+        from tfcompress.tasks import task_of
 
-        data = context.data
+        data, task = context.data, task_of(context.data)
         teacher = load_model(inputs["teacher"], data)
         student = self.student.make(data, context.seed)
-        distiller = Distiller(
+        distiller, options = task.by_teacher(
             student,
             teacher,
             views=self.views.for_data(data.mirror_symmetric),
@@ -114,17 +121,19 @@ class Distill(DistillationTraining):
         )
         validation = data.batches("validation", 256)
         before = model_figures(teacher, data)
-        before |= evaluate(teacher, validation, teacher=teacher)
+        before |= task.figures(teacher, validation, teacher)
         history = train_in(
             self,
             context,
             distiller,
-            validation,
+            # Its own validation knows classes.
+            validation if data.task == CLASSIFICATION else None,
             default_steps=3000,
             algorithm=self.algorithm,
             warmup_steps=self.warmup_steps,
+            compile_options=options,
         )
-        after = evaluate(student, validation, teacher=teacher)
+        after = task.figures(student, validation, teacher)
         if self.recalibrate:
             student, after = self._recalibrated(student, after, context, teacher)
         path = context.folder / "student.keras"
@@ -141,14 +150,13 @@ class Distill(DistillationTraining):
         teacher: keras.Model,
     ) -> tuple[keras.Model, dict[str, float]]:
         """The student and its figures with new batch-norm statistics, if better."""
-        from tfcompress.distill import evaluate
         from tfcompress.surgery import recalibrate_batch_norm
+        from tfcompress.tasks import task_of
 
         data = context.data
         train = data.batches("train", 256, shuffle_seed=context.seed)
         fresh = recalibrate_batch_norm(student, train, steps=_RECALIBRATION_STEPS)
-        found = evaluate(fresh, data.batches("validation", 256), teacher=teacher)
-        # Of two that classify as well, the one that matches more closely.
-        score = [(one["accuracy"], -one["kl"]) for one in (found, figures)]
-        better = score[0] > score[1]
+        task = task_of(data)
+        found = task.figures(fresh, data.batches("validation", 256), teacher)
+        better = rank(task, found) > rank(task, figures)
         return (fresh, found) if better else (student, figures)

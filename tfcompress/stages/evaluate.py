@@ -7,14 +7,19 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.deploy.forms import AUTO, QUANTIZATIONS
 from tfcompress.deploy.thresholds import Thresholds, failures
 from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
 from tfcompress.stages.disagreement import write_disagreements
 from tfcompress.stages.inspection import export_rounds, quantization_errors
+
+if TYPE_CHECKING:
+    from tfcompress.data import Dataset
+    from tfcompress.metric import Metric
 
 MODELS = ("teacher", "student", "compressed")
 # Files that hold the model's own layers; "auto" and "quantized" change them first.
@@ -61,15 +66,22 @@ class Evaluate(Stage):
                 "latency_runs and num_threads must be positive, warmup not negative"
             )
 
+    def check(self, data: Dataset) -> None:
+        if data.task == CLASSIFICATION:
+            return
+        for name in ("min_accuracy", "min_agreement"):
+            if getattr(self.thresholds, name) is not None:
+                raise OptionError(
+                    f"evaluate: {name} is for classification, and data set "
+                    f"'{data.name}' is for {data.task}; use max_drop, of its own metric"
+                )
+
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
         from tfcompress.cost import model_cost
-        from tfcompress.deploy import (
-            evaluate_tflite,
-            export_tflite,
-            measure_latency,
-        )
+        from tfcompress.deploy import export_tflite, measure_latency
+        from tfcompress.tasks import compiled, task_of
 
-        data = context.data
+        data, task = context.data, task_of(context.data)
         models = {
             name: load_model(inputs[name], data) for name in MODELS if name in inputs
         }
@@ -84,18 +96,17 @@ class Evaluate(Stage):
         for name in (*QUANTIZATIONS, AUTO, "quantized"):
             if name in inputs:
                 files[f"{latest} {name}"] = (latest, inputs[name])
-        forward = {name: _compiled(model) for name, model in models.items()}
+        forward = {name: compiled(model) for name, model in models.items()}
         threads = os.cpu_count()
         rows: list[dict[str, Any]] = []
         for index, (title, (name, path)) in enumerate(files.items()):
-            test = data.batches("test", 256)
-            scores = own = evaluate_tflite(
-                path, test, reference=forward["teacher"], num_threads=threads
+            scores = task.file_figures(
+                path,
+                data.batches("test", 256),
+                teacher=forward["teacher"],
+                own=forward[name],
+                num_threads=threads,
             )
-            if name != "teacher":
-                own = evaluate_tflite(
-                    path, test, reference=forward[name], num_threads=threads
-                )
             cost = model_cost(models[name], data.image_shape)
             rows.append(
                 {
@@ -105,11 +116,7 @@ class Evaluate(Stage):
                     "params": cost.params,
                     "macs": cost.macs,
                     "bytes": path.stat().st_size,
-                    "accuracy": scores["accuracy"],
-                    "agreement": scores["agreement"],
-                    "samples": scores["samples"],
-                    "agreement_with_keras": own["agreement"],
-                    "max_abs_difference_to_keras": own["max_abs_difference"],
+                    **scores,
                 }
             )
             context.progress(index + 1, len(files) + 1, {})
@@ -133,9 +140,6 @@ class Evaluate(Stage):
         figures = {
             "split": "test",
             "files": rows,
-            "disagreements": write_disagreements(
-                context.folder, last, forward["teacher"], data, num_threads=threads
-            ),
             "layer_errors": quantization_errors(
                 {t: p for t, p in last.items() if t.split()[1] in _COMPARED},
                 models[latest],
@@ -143,6 +147,10 @@ class Evaluate(Stage):
                 seed=context.seed,
             ),
         }
+        if data.task == CLASSIFICATION:
+            figures["disagreements"] = write_disagreements(
+                context.folder, last, forward["teacher"], data, num_threads=threads
+            )
         if rounds:
             figures["rounds"] = {
                 "before": {"latency": latency[f"{start} float32"].to_dict()},
@@ -152,19 +160,19 @@ class Evaluate(Stage):
         if self.thresholds.limits():
             shipped = [row for row in rows if row["model"] == latest]
             figures["thresholds"] = self.thresholds.limits()
-            figures["failures"] = self._failures(shipped, rows[0]["accuracy"])
+            figures["failures"] = self._failures(shipped, rows[0], task.metric)
         return StageResult({}, figures)
 
     def _failures(
-        self, rows: list[dict[str, Any]], baseline: float
+        self, rows: list[dict[str, Any]], baseline: dict[str, Any], metric: Metric
     ) -> dict[str, list[str]]:
         """What does not hold, by file; empty where a file is blessed."""
+        key = metric.key
         return {
             row["name"]: failures(
                 {
-                    "accuracy": row["accuracy"],
-                    "drop": baseline - row["accuracy"],
-                    "agreement": row["agreement"],
+                    **{x: row[x] for x in ("accuracy", "agreement") if x in row},
+                    "drop": metric.drop(baseline[key], row[key]),
                     "bytes": row["bytes"],
                     "latency_ms": row["latency"]["median_ms"],
                 },
@@ -172,15 +180,3 @@ class Evaluate(Stage):
             )
             for row in rows
         }
-
-
-def _compiled(model: Any) -> Any:
-    """The model in inference mode as one graph for all batch sizes."""
-    import tensorflow as tf
-
-    from tfcompress.trace import input_specs
-
-    return tf.function(
-        lambda images: model(images, training=False),
-        input_signature=[input_specs(model, batch=None)],
-    )

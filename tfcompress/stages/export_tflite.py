@@ -17,10 +17,12 @@ from tfcompress.deploy.forms import (
 from tfcompress.distill.spec import ViewSpec
 from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
+from tfcompress.stages.training import check_classification
 
 if TYPE_CHECKING:
     import keras
 
+    from tfcompress.data import Dataset
     from tfcompress.quantize import AutoQuantization
 
 # Of quantization-aware training.
@@ -77,6 +79,10 @@ class ExportTFLite(Stage):
                 "max_drop must lie in [0, 1], training_epochs not below 0. Received: "
                 f"{self.max_drop} and {self.training_epochs}"
             )
+
+    def check(self, data: Dataset) -> None:
+        if AUTO in self.quantization:
+            check_classification("export_tflite: quantization 'auto'", data)
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
         from tfcompress.deploy import export_tflite

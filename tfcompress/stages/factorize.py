@@ -69,10 +69,10 @@ class Factorize(Stage):
         make_selector(self.selector, self.options, self.target)
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.distill import evaluate
         from tfcompress.musco import factorize_once
+        from tfcompress.tasks import task_of
 
-        data = context.data
+        data, task = context.data, task_of(context.data)
         teacher = load_model(inputs["teacher"], data)
         model = load_model(inputs.get("student", inputs["teacher"]), data)
         size = min(_BATCH_SIZE, data.sizes["train"])
@@ -84,6 +84,7 @@ class Factorize(Stage):
             train,
             target=self.target,
             selector=make_selector(self.selector, self.options, self.target),
+            task=task.loop_task(None),
             calibration_steps=self.calibration_steps,
             asymmetric=self.asymmetric,
             cache=context.folder / "measured",
@@ -99,9 +100,9 @@ class Factorize(Stage):
         (context.folder / "plan.json").write_text(json.dumps(plan.to_dict(), indent=1))
         validation = data.batches("validation", 256)
         before = model_figures(model, data)
-        before |= evaluate(model, validation, teacher=teacher)
+        before |= task.figures(model, validation, teacher)
         after = model_figures(small, data)
-        after |= evaluate(small, validation, teacher=teacher)
+        after |= task.figures(small, validation, teacher)
         entry = {"plan": plan.to_dict(), "accepted": True}
         figures = {
             "before": before,

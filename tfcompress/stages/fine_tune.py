@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfcompress.stages.base import (
     Context,
@@ -13,7 +14,15 @@ from tfcompress.stages.base import (
     load_model,
     model_figures,
 )
-from tfcompress.stages.training import DistillationTraining, train_in
+from tfcompress.stages.training import (
+    DistillationTraining,
+    check_for_classifiers,
+    rank,
+    train_in,
+)
+
+if TYPE_CHECKING:
+    from tfcompress.data import Dataset
 
 _RECALIBRATION_STEPS = 32
 
@@ -51,21 +60,25 @@ class FineTune(DistillationTraining):
         super().__post_init__()
         choose(self.by, {"distillation": 1, "labels": 1}, "way of fine-tuning")
 
-    def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.distill import Distiller, Supervised, evaluate
-        from tfcompress.surgery import recalibrate_batch_norm
+    def check(self, data: Dataset) -> None:
+        views = ("views",) if self.by == "labels" else ()
+        check_for_classifiers(self, data, "temperature", "label_weight", *views)
 
-        data = context.data
+    def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
+        from tfcompress.surgery import recalibrate_batch_norm
+        from tfcompress.tasks import task_of
+
+        data, task = context.data, task_of(context.data)
         teacher = load_model(inputs["teacher"], data)
         model = load_model(inputs["compressed"], data)
         validation = data.batches("validation", 256)
         before = model_figures(model, data)
-        before |= evaluate(model, validation, teacher=teacher)
+        before |= task.figures(model, validation, teacher)
         views = self.views.for_data(data.mirror_symmetric)
         if self.by == "labels":
-            trainer = Supervised(model, views=views, seed=context.seed)
+            trainer, options = task.by_labels(model, views, seed=context.seed)
         else:
-            trainer = Distiller(
+            trainer, options = task.by_teacher(
                 model,
                 teacher,
                 views=views,
@@ -73,13 +86,15 @@ class FineTune(DistillationTraining):
                 label_weight=self.label_weight,
                 seed=context.seed,
             )
-        history = train_in(self, context, trainer, None, default_steps=1000)
-        after = evaluate(model, validation, teacher=teacher)
+        history = train_in(
+            self, context, trainer, None, default_steps=1000, compile_options=options
+        )
+        after = task.figures(model, validation, teacher)
         # After few steps the moving averages are behind the weights.
         train = data.batches("train", 256, shuffle_seed=context.seed)
         fresh = recalibrate_batch_norm(model, train, steps=_RECALIBRATION_STEPS)
-        found = evaluate(fresh, validation, teacher=teacher)
-        if (found["accuracy"], -found["kl"]) > (after["accuracy"], -after["kl"]):
+        found = task.figures(fresh, validation, teacher)
+        if rank(task, found) > rank(task, after):
             model, after = fresh, found
         path = context.folder / "compressed.keras"
         model.save(path)

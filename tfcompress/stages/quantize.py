@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfcompress.distill.spec import ViewSpec
 from tfcompress.errors import OptionError
 from tfcompress.stages.base import Context, Stage, StageResult, choose, load_model
-from tfcompress.stages.training import check_number
+from tfcompress.stages.training import check_classification, check_number
+
+if TYPE_CHECKING:
+    from tfcompress.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,9 @@ class Quantize(Stage):
                 "sparsity must lie in [0, 1), clusters be 0 or at least 2. Received: "
                 f"{self.sparsity} and {self.clusters}"
             )
+
+    def check(self, data: Dataset) -> None:
+        check_classification(self.name, data)
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
         from tfcompress.quantize import Training, cluster, prune, quantize_aware

@@ -15,7 +15,7 @@ from tfcompress.stages.base import (
     load_model,
     model_figures,
 )
-from tfcompress.stages.training import Training, train_in
+from tfcompress.stages.training import Training, check_for_classifiers, train_in
 
 if TYPE_CHECKING:
     from tfcompress.data import Dataset
@@ -55,25 +55,32 @@ class Teacher(Training):
     def check(self, data: Dataset) -> None:
         if self.network.load:
             load_model(self.network.load, data)
+        # Boxes and masks would have to move with the pixels.
+        check_for_classifiers(self, data, "views")
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.distill import Supervised, evaluate
+        from tfcompress.tasks import task_of
 
-        data = context.data
+        data, task = context.data, task_of(context.data)
         model = self.network.make(data, context.seed)
         validation = data.batches("validation", 256)
         figures = {}
         if not self.network.load:
-            trainer = Supervised(
+            trainer, options = task.by_labels(
                 model,
-                views=self.views.for_data(data.mirror_symmetric),
+                self.views.for_data(data.mirror_symmetric),
                 seed=context.seed,
             )
             figures["history"] = train_in(
-                self, context, trainer, None, default_steps=1000
+                self,
+                context,
+                trainer,
+                None,
+                default_steps=1000,
+                compile_options=options,
             )
         path = context.folder / "teacher.keras"
         model.save(path)
-        after = model_figures(model, data) | evaluate(model, validation)
+        after = model_figures(model, data) | task.figures(model, validation)
         figures |= {"before": None, "after": after}
         return StageResult({"teacher": path}, figures)

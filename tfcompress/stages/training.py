@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.distill.spec import ViewSpec
 from tfcompress.errors import OptionError, RecipeError
 from tfcompress.stages.base import Context, Stage
@@ -13,6 +15,8 @@ from tfcompress.stages.base import Context, Stage
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+
+    from tfcompress.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,50 @@ def check_number(name: str, value: float, *, positive: bool = False) -> None:
     if not (math.isfinite(value) and value >= 0 and (value > 0 or not positive)):
         bound = "positive" if positive else "zero or positive"
         raise OptionError(f"{name} must be {bound}. Received: {value}")
+
+
+def check_for_classifiers(stage: Stage, data: Dataset, *names: str) -> None:
+    """Raises where options that only classification knows are set for another task.
+
+    Args:
+        stage: the stage.
+        data: says what the task is.
+        names: fields of the stage.
+
+    Raises:
+        OptionError: one that is not as by default.
+    """
+    if data.task == CLASSIFICATION:
+        return
+    defaults = type(stage)()
+    for name in names:
+        value = getattr(stage, name)
+        if value != getattr(defaults, name):
+            raise OptionError(
+                f"{stage.name}: {name} is for classification, and data set "
+                f"'{data.name}' is for {data.task}: leave it out. Received: {value}"
+            )
+
+
+def check_classification(what: str, data: Dataset) -> None:
+    """Raises unless the data are for classification.
+
+    Raises:
+        OptionError: for another task.
+    """
+    if data.task != CLASSIFICATION:
+        raise OptionError(
+            f"{what} is for classification, and data set '{data.name}' is for "
+            f"{data.task}. Of other tasks, compress the network and export it with "
+            "quantization 'int8'."
+        )
+
+
+def rank(task: Any, figures: Mapping[str, float]) -> tuple[float, float]:
+    """What to choose by: by the metric, then by how closely the teacher is matched."""
+    value = figures[task.metric.key]
+    closeness = -figures["kl" if "kl" in figures else "divergence"]
+    return (value if task.metric.mode == "max" else -value), closeness
 
 
 def train_in(

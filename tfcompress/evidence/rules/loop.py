@@ -99,7 +99,7 @@ def tasks(document: Mapping[str, Any], *, allowed: float = 0.03) -> Verdict:
     """Does every task keep its metric?
 
     Args:
-        document: of `small_tasks`.
+        document: of `tasks`.
         allowed: relative loss of a metric that counts as kept.
     """
     found = []
