@@ -4,17 +4,21 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.models import NETWORKS, build, resnet, vgg, vit
+from tfcompress.models import NETWORKS, build, detector, resnet, unet, vgg, vit
 
 SMALL = {
     "resnet": {"depth": 8, "width": 4},
     "vgg": {"width": 4, "hidden": 8},
     "vit": {"dim": 8, "depth": 2, "heads": 2},
+    "detector": {"width": 4},
+    "unet": {"width": 4},
+    "regressor": {"width": 4},
 }
+CLASSIFIERS = ("resnet", "vgg", "vit")
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (9, 13, 3)])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_gives_one_logit_for_each_class(name, shape):
     model = build(name, shape, 7, **SMALL[name])
     assert model.input_shape == (None, *shape)
@@ -28,8 +32,10 @@ def test_gives_one_logit_for_each_class(name, shape):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weights_depend_on_the_seed_alone(name):
-    one, two = (build(name, (8, 8, 1), 10, seed=3, **SMALL[name]) for _ in range(2))
-    other = build(name, (8, 8, 1), 10, seed=4, **SMALL[name])
+    outputs = ("angle", "scale") if name == "regressor" else 10
+    one, two, other = (
+        build(name, (8, 8, 1), outputs, seed=seed, **SMALL[name]) for seed in (3, 3, 4)
+    )
     kernels = 0
     for a, b, c in zip(one.weights, two.weights, other.weights, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -53,6 +59,28 @@ def test_no_two_layers_share_their_initial_weights(model):
     for i, a in enumerate(kernels):
         for b in kernels[:i]:
             assert a.shape != b.shape or np.abs(a - b).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "name, outputs, shape",
+    [
+        ("detector", 5, (2, 3, 5 + 4)),
+        ("unet", 5, (16, 24, 5)),
+        ("regressor", ("a", "b"), {"a": (1,), "b": (1,)}),
+    ],
+)
+def test_networks_of_other_tasks(name, outputs, shape):
+    model = build(name, (16, 24, 3), outputs, **SMALL[name])
+    found = model(np.random.default_rng(0).random((2, 16, 24, 3), "float32"))
+    shapes = keras.tree.map_structure(lambda x: tuple(x.shape[1:]), found)
+    assert shapes == shape
+    assert all(np.isfinite(x).all() for x in keras.tree.flatten(found))
+
+
+@pytest.mark.parametrize("make, size", [(detector, 20), (unet, 18)])
+def test_sizes_that_cannot_be_halved(make, size):
+    with pytest.raises(ValueError, match="multiples of .*Received: input_shape"):
+        make((size, size, 1), 3)
 
 
 @pytest.mark.parametrize("depth", [8, 14, 20])

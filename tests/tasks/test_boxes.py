@@ -97,9 +97,15 @@ def test_precision_falls_with_what_is_wrong():
 
 def test_without_pycocotools_the_way_out_is_named(monkeypatch):
     import sys
+    from types import SimpleNamespace
 
     from tfcompress.errors import TfcompressError
+    from tfcompress.stages import Teacher
 
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(TfcompressError, match=r"tfcompress\[detection\]"):
         average_precision([], [], classes=2)
+    # And before anything is trained.
+    data = SimpleNamespace(task="detection", num_classes=2)
+    with pytest.raises(TfcompressError, match=r"tfcompress\[detection\]"):
+        Teacher().check(data)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.distill.spec import ViewSpec
 from tfcompress.stages.base import (
     Context,
@@ -55,6 +56,11 @@ class Teacher(Training):
     def check(self, data: Dataset) -> None:
         if self.network.load:
             load_model(self.network.load, data)
+        if data.task != CLASSIFICATION:
+            from tfcompress.tasks import task_of
+
+            # What the task needs may not be installed.
+            task_of(data)
         # Boxes and masks would have to move with the pixels.
         check_for_classifiers(self, data, "views")
 

@@ -29,6 +29,9 @@ def task_of(data: Dataset) -> Any:
     Returns:
         `Classifying`, or a `PictureTask`: one interface.
 
+    Raises:
+        TfcompressError: a library that its metric needs is not installed.
+
     Example:
         >>> task_of(load_dataset("digits")).metric.label
         'accuracy'

@@ -15,7 +15,7 @@ from tfcompress.tasks.boxes import (
     detection_divergence,
     detection_loss,
 )
-from tfcompress.tasks.precision import Precision
+from tfcompress.tasks.precision import Precision, evaluation_classes
 
 if TYPE_CHECKING:
     from tfcompress.data import Dataset
@@ -51,9 +51,14 @@ class Detection(PictureTask):
 
     Args:
         data: the data set.
+
+    Raises:
+        TfcompressError: pycocotools is not installed.
     """
 
     def __init__(self, data: Dataset) -> None:
+        # Not after hours of training.
+        evaluation_classes()
         super().__init__(
             data,
             metric=METRICS[data.task],

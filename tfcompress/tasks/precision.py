@@ -34,6 +34,23 @@ class Precision:
         return average_precision(self._targets, self._found, classes=self._classes)
 
 
+def evaluation_classes() -> tuple[Any, Any]:
+    """`COCO` and `COCOeval` of pycocotools.
+
+    Raises:
+        TfcompressError: it is not installed.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise TfcompressError(
+            "The average precision needs pycocotools: "
+            "pip install 'tfcompress[detection]'"
+        ) from error
+    return COCO, COCOeval
+
+
 def average_precision(targets: Any, found: Any, *, classes: int) -> dict[str, float]:
     """COCO's mean average precision, by pycocotools.
 
@@ -60,14 +77,7 @@ def average_precision(targets: Any, found: Any, *, classes: int) -> dict[str, fl
         >>> round(found["map"], 6)
         1.0
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise TfcompressError(
-            "The average precision needs pycocotools: "
-            "pip install 'tfcompress[detection]'"
-        ) from error
+    COCO, COCOeval = evaluation_classes()
     truth = [
         _annotation(image, row[:4], row[4])
         for image, rows in enumerate(targets)
