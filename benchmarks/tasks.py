@@ -106,7 +106,8 @@ def summarize(cells: dict[str, dict[str, Any]], keys: list[tuple]) -> list[str]:
 
 
 def _spread(values: list[float], form: str) -> str:
-    return f"{form.format(np.mean(values))} ± {np.std(values):.4f}"
+    mean = form.format(np.mean(values))
+    return f"{mean} ± {np.std(values):.4f}" if len(values) > 1 else mean
 
 
 def keys_of(seeds: int) -> list[tuple[str, int]]:

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.data.spec import CLASSIFICATION
-from tfcompress.metric import METRICS
+from tfcompress.metric import CLASSIFICATION, METRICS
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -75,9 +75,12 @@ class Metric:
 
 ACCURACY = Metric("accuracy", "accuracy")
 
+# The task of a data set whose targets are class numbers.
+CLASSIFICATION = "classification"
+
 # By the task of a data set.
 METRICS = {
-    "classification": ACCURACY,
+    CLASSIFICATION: ACCURACY,
     "detection": Metric("map", "mAP"),
     "segmentation": Metric("mean_iou", "mean IoU"),
     "regression": Metric("mae", "mean absolute error", mode="min", share=False),

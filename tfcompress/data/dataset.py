@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfcompress.data.sources import scale_pixels
-from tfcompress.data.spec import CLASSIFICATION, DatasetError
+from tfcompress.data.spec import DatasetError
 from tfcompress.data.splits import SPLITS
+from tfcompress.metric import CLASSIFICATION
 
 if TYPE_CHECKING:
     import tensorflow as tf

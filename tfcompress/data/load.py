@@ -15,7 +15,7 @@ from tfcompress.data.examples import load_examples
 from tfcompress.data.folders import load_folder
 from tfcompress.data.idx import find_idx_folder, read_idx_folder
 from tfcompress.data.sources import MemorySource, resize_images
-from tfcompress.data.spec import CLASSIFICATION, DatasetError, DatasetSpec, as_spec
+from tfcompress.data.spec import DatasetError, DatasetSpec, as_spec
 from tfcompress.data.splits import (
     SPLITS,
     balanced_subset,
@@ -23,6 +23,7 @@ from tfcompress.data.splits import (
     stratified_split,
 )
 from tfcompress.data.tfds_data import download_builder, load_builder, prepared_builder
+from tfcompress.metric import CLASSIFICATION
 
 # A mirrored digit or letter is another one, or none.
 _NOT_MIRROR_SYMMETRIC = frozenset(

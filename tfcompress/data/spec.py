@@ -8,9 +8,6 @@ from typing import Any
 
 from tfcompress.errors import TfcompressError, nearest
 
-# The task of a data set whose targets are class numbers.
-CLASSIFICATION = "classification"
-
 
 def as_spec(spec: DatasetSpec | str | Mapping[str, Any]) -> DatasetSpec:
     """Turns a name or a mapping (as read from YAML) into a `DatasetSpec`.

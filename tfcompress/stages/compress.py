@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.errors import OptionError, TfcompressError
+from tfcompress.metric import CLASSIFICATION
 from tfcompress.ranks import SELECTORS
 from tfcompress.ranks.plan import Budget
 from tfcompress.stages.base import (

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.distill.spec import ALGORITHMS, LOSS_NAMES
 from tfcompress.errors import OptionError, nearest
+from tfcompress.metric import CLASSIFICATION
 from tfcompress.stages.base import (
     Context,
     Network,

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.deploy.forms import AUTO, QUANTIZATIONS
 from tfcompress.deploy.thresholds import Thresholds, failures
 from tfcompress.errors import OptionError
+from tfcompress.metric import CLASSIFICATION
 from tfcompress.stages.base import Context, Stage, StageResult, load_model
 from tfcompress.stages.disagreement import write_disagreements
 from tfcompress.stages.inspection import export_rounds, quantization_errors

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.distill.spec import ViewSpec
+from tfcompress.metric import CLASSIFICATION
 from tfcompress.stages.base import (
     Context,
     Network,

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.data.spec import CLASSIFICATION
 from tfcompress.distill.spec import ViewSpec
 from tfcompress.errors import OptionError, RecipeError
+from tfcompress.metric import CLASSIFICATION
 from tfcompress.stages.base import Context, Stage
 
 if TYPE_CHECKING:
