@@ -13,7 +13,6 @@ network keeps its metric where it loses at most 3 % of it. Runs are kept in
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ NOTES = (
 def run_cell(name: str, seed: int) -> dict[str, Any]:
     """Runs a recipe with a seed, and reads its report."""
     recipe = load_recipe(RECIPES / f"{name}.yaml", [f"seed={seed}"])
-    folder = Path(os.environ.get("TFCOMPRESS_RUNS", CACHE / NAME)) / f"{name}-{seed}"
+    folder = CACHE / NAME / f"{name}-{seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     return cell_of(run_recipe(recipe, folder))
 

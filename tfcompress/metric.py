@@ -33,6 +33,11 @@ class Metric:
         return self.key == "accuracy"
 
     @property
+    def closeness(self) -> str:
+        """The figure that tells how close a network is to its teacher."""
+        return "agreement" if self.counts else "divergence"
+
+    @property
     def scale(self) -> float:
         """From the figure to what charts show."""
         return 100.0 if self.share else 1.0

@@ -185,7 +185,6 @@ def _share(value: int, first: int) -> str:
 def stage_table(report: dict[str, Any]) -> list[list[str]]:
     """Header and rows of the table of stages: what each did to cost and accuracy."""
     latency, metric = _latencies(report), Metric.of(report)
-    close = "agreement" if metric.counts else "divergence"
     table = [
         [
             "stage",
@@ -208,7 +207,7 @@ def stage_table(report: dict[str, Any]) -> list[list[str]]:
         for key in ("params", "macs", "bytes"):
             cells.append(_change(before, after, key, "{:,}"))
         cells.append(_change(before, after, metric.key, "{:.4f}"))
-        cells.append(_change(before, after, close, "{:.4f}"))
+        cells.append(_change(before, after, metric.closeness, "{:.4f}"))
         cells.append(_stage_latency(stage["stage"], latency))
         cells.append(f"{stage['seconds']:.1f}")
         table.append(cells)
@@ -223,14 +222,13 @@ def _export_row(report: dict[str, Any], stage: dict[str, Any]) -> list[str]:
     rows = [row for row in measured if row["name"] in names]
     sizes = " -> ".join(f"{size:,}" for size in stage["figures"]["bytes"].values())
     metric = Metric.of(report)
-    close = "agreement" if metric.counts else "divergence"
     return [
         stage["stage"],
         f"{rows[0]['params']:,}" if rows else "",
         f"{rows[0]['macs']:,}" if rows else "",
         f"{sizes} (files)",
         " -> ".join(f"{row[metric.key]:.4f}" for row in rows) + " (test)" * bool(rows),
-        " -> ".join(f"{row[close]:.4f}" for row in rows),
+        " -> ".join(f"{row[metric.closeness]:.4f}" for row in rows),
         " -> ".join(_latency(row["latency"]) for row in rows),
         f"{stage['seconds']:.1f}",
     ]

@@ -281,21 +281,21 @@ def comparison(runs: Sequence[Run]) -> list[list[str]]:
         table.append([title, *cells])
 
     row("file", (x["after"]["name"] if x["after"] else "none" for x in found))
-    sides = [
-        _cards(run, x["before"], x["after"]) if x["after"] else None
+    metrics = [Metric.of(run.report) for run in runs]
+    cells = [
+        [_cell(card) for card in _cards(run, x["before"], x["after"])]
+        if x["after"]
+        else [""] * (1 + len(_COSTS))
         for run, x in zip(runs, found, strict=True)
     ]
-    metrics = [Metric.of(run.report) for run in runs]
-    same = len(set(metrics)) == 1
-    for index, title in enumerate(("", *_TITLES.values())):
-        cells = (_cell(cards[index]) if cards else "" for cards in sides)
-        if title:
-            row(title, cells)
-        elif same:
-            row(metrics[0].title, cells)
-        else:
-            named = zip(metrics, cells, strict=True)
-            row("metric", (f"{metric.label}: {cell}" for metric, cell in named))
+    first, *costs = zip(*cells, strict=True)
+    if len(set(metrics)) == 1:
+        row(metrics[0].title, first)
+    else:
+        named = zip(metrics, first, strict=True)
+        row("metric", (f"{metric.label}: {cell}" for metric, cell in named))
+    for title, of_cost in zip(_TITLES.values(), costs, strict=True):
+        row(title, of_cost)
     agreement = [(x["after"] or {}).get("agreement") for x in found]
     row("Agreement", ("" if x is None else percent(x) for x in agreement))
     verdicts = [
