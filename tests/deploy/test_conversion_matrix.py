@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfcompress.cost import layer_specs
 from tfcompress.data import load_dataset
-from tfcompress.deploy import ExportError, TFLiteModel, export_tflite
+from tfcompress.deploy import Exporter, ExportError, TFLiteModel
 from tfcompress.layers import FactorizedLayer
 from tfcompress.models import resnet, vgg, vit
 from tfcompress.ranks import Budget, Energy
@@ -175,12 +175,26 @@ def test_the_guide_shows_the_same_table():
             assert cell.split()[0] == wanted, (name, form)
 
 
+@pytest.fixture(
+    scope="module",
+    params=[(name, kind) for name in NETWORKS for kind in ("dense", "factorized")],
+    ids="-".join,
+)
+def row(request):
+    """A network, what writes its files and what Keras computes."""
+    name, kind = request.param
+    model = network(name, kind == "factorized")
+    wanted = model.predict(inputs(name, "validation"), batch_size=289, verbose=0)
+    accuracy = np.mean(wanted.argmax(-1) == digits("validation")[1])
+    assert accuracy > 0.5  # Else the outputs mean nothing.
+    with Exporter(model) as exporter:
+        yield name, exporter, wanted
+
+
 @pytest.mark.parametrize("quantization", TOLERANCE)
-@pytest.mark.parametrize("factorized", [False, True], ids=["dense", "factorized"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_cell(name, factorized, quantization, tmp_path):
+def test_cell(row, quantization, tmp_path):
     """70 conversions take minutes; each is a promise of the documentation."""
-    model, data = network(name, factorized), inputs(name, "validation")
+    name, exporter, wanted = row
     calibrated = quantization in ("int8", "16x8")
     path = tmp_path / "m.tflite"
     options = {
@@ -191,17 +205,14 @@ def test_cell(name, factorized, quantization, tmp_path):
     reason = UNSUPPORTED.get((name, quantization))
     if reason is not None:
         with pytest.raises(ExportError, match=reason):
-            export_tflite(model, path, **options)
+            exporter.write(path, **options)
         assert not path.exists()
         return
-    export_tflite(model, path, **options)
-    wanted = np.asarray(model.predict(data, batch_size=289, verbose=0))
-    found = TFLiteModel(path, num_threads=2).predict(data)
+    exporter.write(path, **options)
+    found = TFLiteModel(path, num_threads=2).predict(inputs(name, "validation"))
     distances = np.linalg.norm(found - wanted, axis=-1)
     error = np.median(distances / np.linalg.norm(wanted, axis=-1))
     same = np.mean(found.argmax(-1) == wanted.argmax(-1))
-    accuracy = np.mean(wanted.argmax(-1) == digits("validation")[1])
-    assert accuracy > 0.5  # Else the outputs mean nothing.
     limits = (TOLERANCE[quantization], SAME)
     if quantization == "int8":
         limits = SENSITIVE.get(name, limits)

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 import tfcompress
 from tfcompress.deploy import (
     CalibrationError,
+    Exporter,
     ExportError,
     ModelFileError,
     TFLiteModel,
@@ -208,6 +209,24 @@ def test_int8_is_integer_throughout_and_close(build, io_dtype, tmp_path):
     for a, b in zip(keras.tree.flatten(expected), got, strict=True):
         assert b.dtype == np.float32 and b.shape == a.shape
         assert np.abs(a - b).max() <= 0.06 * np.abs(a).max()
+
+
+def test_several_files_of_one_trace_are_those_of_several(tmp_path):
+    model = shaken(functional)
+    weights = [np.array(w) for w in model.weights]
+    forms = {"float32": None, "int8": images(), "dynamic": None}
+    with Exporter(model) as exporter:
+        for form, calibration in forms.items():
+            options = {"quantization": form, "calibration": calibration}
+            one = exporter.write(tmp_path / "one.tflite", **options)
+            other = export_tflite(model, tmp_path / "other.tflite", **options)
+            same = one.read_bytes() == other.read_bytes()
+            assert same, form
+        with pytest.raises(ExportError, match="int7"):
+            exporter.write(tmp_path / "bad.tflite", quantization="int7")
+    assert not (tmp_path / "bad.tflite").exists()
+    for before, after in zip(weights, model.weights, strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_calibration_takes_a_dataset_and_reads_at_most_500_samples(tmp_path):

@@ -7,6 +7,7 @@ _NAMES = {
     "Compared": "comparison",
     "Comparison": "comparison",
     "ExportError": "forms",
+    "Exporter": "export",
     "Inspection": "inspection",
     "LayerError": "by_layer",
     "Latency": "latency",

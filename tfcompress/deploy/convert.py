@@ -28,9 +28,39 @@ _INTEGER_OPS = {
 }
 
 
+class Signature:
+    """The inference call as a SavedModel, in a folder of its own while it is entered.
+
+    It is traced and written when it is first needed; files of several forms share it.
+
+    Args:
+        interface: what is called.
+    """
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface = interface
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._saved = False
+        self.graph: tf.Graph | None = None
+
+    def __enter__(self) -> Signature:
+        self._folder = tempfile.TemporaryDirectory()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._folder.cleanup()
+
+    def saved(self) -> str:
+        """The folder of the SavedModel."""
+        if not self._saved:
+            self.graph = _save(self.interface, self._folder.name)
+            self._saved = True
+        return self._folder.name
+
+
 def convert(
     model: keras.Model,
-    interface: Interface,
+    signature: Signature,
     quantization: str,
     *,
     samples: list[dict[str, Any]] | None,
@@ -42,19 +72,17 @@ def convert(
 
     Args:
         model: the model, which names what fails.
-        interface: its inputs and how to call it.
+        signature: its inference call.
         quantization, io_dtype, allow, float_layers: see `export_tflite`.
         samples: calibration samples, where the form needs them.
 
     Raises:
         ExportError: names the reason, and the layers where they are known.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet_conversion():
-        graph = None
+    with quiet_conversion():
         try:
-            graph = save_signature(interface, folder)
             converter = tf.lite.TFLiteConverter.from_saved_model(
-                folder, signature_keys=[SIGNATURE]
+                signature.saved(), signature_keys=[SIGNATURE]
             )
             _set_up(converter, quantization, samples, io_dtype, allow)
             content = converter.convert()
@@ -64,10 +92,10 @@ def convert(
         except Exception as error:
             raise ExportError(
                 f"Model '{model.name}' cannot be converted to TFLite ({quantization}): "
-                f"{_reason(error, model, graph)}"
+                f"{_reason(error, model, signature.graph)}"
             ) from error
         if quantization in WEIGHT_ONLY:
-            return _weights_only(content, quantization, Path(folder))
+            return _weights_only(content, quantization)
         return content
 
 
@@ -112,8 +140,8 @@ def _partly_float(
     return debugger.get_nondebug_quantized_model()
 
 
-def save_signature(interface: Interface, folder: str) -> tf.Graph:
-    """Writes a SavedModel of the inference call; returns its graph."""
+def _save(interface: Interface, folder: str) -> tf.Graph:
+    """Writes the SavedModel; returns its graph."""
     # One dict argument keeps names that are no Python identifiers ("my-image").
     function = tf.function(interface.call, autograph=False)
     concrete = function.get_concrete_function(interface.specs)
@@ -121,7 +149,6 @@ def save_signature(interface: Interface, folder: str) -> tf.Graph:
     # Tracked through the Keras model, variables reach the file as resources that
     # calibration cannot read; tracked directly, they are frozen into constants.
     module.captured = list(concrete.graph.variables)
-    module.function = function
     # Nobody trains what is converted: gradients of activations such as swish would be
     # traced one by one, which takes as long as everything else.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -131,7 +158,7 @@ def save_signature(interface: Interface, folder: str) -> tf.Graph:
     return concrete.graph
 
 
-def _weights_only(content: bytes, quantization: str, folder: Path) -> bytes:
+def _weights_only(content: bytes, quantization: str) -> bytes:
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
@@ -141,10 +168,13 @@ def _weights_only(content: bytes, quantization: str, folder: Path) -> bytes:
         ) from error
     bits = quantization.removeprefix("weight_int")
     chosen = getattr(recipe, f"weight_only_wi{bits}_afp32")()
-    path = folder / "float32.tflite"
-    path.write_bytes(content)
     # It prints what it did.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        path = Path(folder) / "float32.tflite"
+        path.write_bytes(content)
         return bytes(quantizer.Quantizer(str(path), chosen).quantize().quantized_model)
 
 

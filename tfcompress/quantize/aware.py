@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcompress.deploy.export import check_export, export_interface
+from tfcompress.deploy.convert import Signature
+from tfcompress.deploy.export import check_export, export_signature
 from tfcompress.deploy.interface import Interface, describe, name_outputs
 from tfcompress.errors import OptionError
 from tfcompress.quantize.legacy import Legacy, kept_scope, to_legacy, toolkit
@@ -77,20 +78,22 @@ class QuantizedModel:
         names = list(describe(self.source).specs)
 
         def call(feeds: dict[str, Any]) -> dict[str, Any]:
-            own = dict(zip(names, feeds.values(), strict=True))
-            found = self.predict(_in_order(self.source, own))
+            fed = dict(zip(names, feeds.values(), strict=True))
+            found = self.predict(_in_order(self.source, fed))
             return name_outputs(self.source, found)
 
-        return export_interface(
-            self.source,
-            Interface(interface.specs, call, interface.by_name),
-            path,
-            quantization="int8",
-            calibration=calibration,
-            io_dtype=io_dtype,
-            metadata={"trained": "quantization aware", **(metadata or {})},
-            allow=allow,
-        )
+        own = Interface(interface.specs, call, interface.by_name)
+        with Signature(own) as signature:
+            return export_signature(
+                self.source,
+                signature,
+                path,
+                quantization="int8",
+                calibration=calibration,
+                io_dtype=io_dtype,
+                metadata={"trained": "quantization aware", **(metadata or {})},
+                allow=allow,
+            )
 
 
 def quantize_aware(

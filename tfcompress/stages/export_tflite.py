@@ -85,33 +85,33 @@ class ExportTFLite(Stage):
             check_classification("export_tflite: quantization 'auto'", data)
 
     def run(self, inputs: Mapping[str, Path], context: Context) -> StageResult:
-        from tfcompress.deploy import export_tflite
+        from tfcompress.deploy import Exporter
 
         latest = next(
             inputs[key] for key in ("compressed", "student", "teacher") if key in inputs
         )
         model = load_model(latest, context.data)
         artefacts, figures = {}, {}
-        for index, name in enumerate(self.quantization):
-            calibration = None
-            if name in CALIBRATED:
-                calibration = context.data.calibration(
-                    self.calibration, seed=context.seed
-                )
-            path = context.folder / f"{latest.stem}_{name}.tflite"
-            if name == AUTO:
-                figures["auto"] = self.auto(model, path, context).to_dict()
-            else:
-                export_tflite(
-                    model,
-                    path,
-                    quantization=name,
-                    calibration=calibration,
-                    io_dtype=self.io_dtype_of(name),
-                    metadata=context.data.metadata(),
-                )
-            artefacts[name] = path
-            context.progress(index + 1, len(self.quantization), {})
+        with Exporter(model) as exporter:
+            for index, name in enumerate(self.quantization):
+                calibration = None
+                if name in CALIBRATED:
+                    calibration = context.data.calibration(
+                        self.calibration, seed=context.seed
+                    )
+                path = context.folder / f"{latest.stem}_{name}.tflite"
+                if name == AUTO:
+                    figures["auto"] = self.auto(model, path, context).to_dict()
+                else:
+                    exporter.write(
+                        path,
+                        quantization=name,
+                        calibration=calibration,
+                        io_dtype=self.io_dtype_of(name),
+                        metadata=context.data.metadata(),
+                    )
+                artefacts[name] = path
+                context.progress(index + 1, len(self.quantization), {})
         sizes = {name: path.stat().st_size for name, path in artefacts.items()}
         return StageResult(artefacts, {"bytes": sizes, "model": latest.stem, **figures})
 
