@@ -18,7 +18,7 @@ from tfcompress.report import without_times
 from tfcompress.runner import run_recipe
 
 # TensorFlow builds graphs for longer than it trains: few layers make a quick run.
-NETWORK = {"network": "vgg", "blocks": 1, "width": 8, "hidden": 16}
+NETWORK = {"network": "vgg", "blocks": 0, "hidden": 32}
 RECIPE = {
     "dataset": "digits",
     "stages": [

@@ -1,4 +1,4 @@
-"""Runs distillations in their own process: one device, two replicas, or one worker.
+"""Runs distillations: on one device, on two replicas, or as one worker.
 
 python distributed_script.py one|two|worker:INDEX:PORT:PORT RESULT [options]
     [then RESULT [options]]...

@@ -32,6 +32,7 @@ def distiller_of(net, name="funmatch", *, seed=3, teacher=5, **options):
 
 def train(distiller, data, steps=9):
     distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    distiller.optimizer.build(distiller.student.trainable_variables)
     history = distiller.fit(data, epochs=1, steps_per_epoch=steps, verbose=0)
     return [np.array(w) for w in distiller.student.weights], history.history["loss"]
 

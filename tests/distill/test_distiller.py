@@ -110,8 +110,8 @@ def test_only_the_student_is_saved(distilled, batch, tmp_path):
     assert type(loaded) is keras.Sequential
     assert loaded.count_params() == distiller.student.count_params()
     np.testing.assert_array_equal(
-        loaded.predict(batch[0], verbose=0),
-        distiller.student.predict(batch[0], verbose=0),
+        loaded(batch[0], training=False),
+        distiller.student(batch[0], training=False),
     )
 
 
@@ -288,19 +288,24 @@ def some(digits):
     return tuple(part[:96] for part in digits["train"])
 
 
-def test_one_seed_gives_identical_weights(net, teacher, some):
-    first = train_shortly(net, teacher, some)
+@pytest.fixture(scope="module")
+def shortly(net, teacher, some):
+    """A student after a very short distillation."""
+    return train_shortly(net, teacher, some)
+
+
+def test_one_seed_gives_identical_weights(shortly, net, teacher, some):
+    first = shortly
     assert_same(first, train_shortly(net, teacher, some))
     other = train_shortly(net, teacher, some, seed=6)
     assert max(np.abs(a - b).max() for a, b in zip(first, other, strict=True)) > 1e-4
 
 
-def test_xla_trains_as_the_rest_does(net, teacher, some):
+def test_xla_trains_as_the_rest_does(shortly, net, teacher, some):
     # Adam divides by small second moments: rounding grows to steps of 3e-3 where the
     # gradient is nothing but rounding, as of a bias before batch normalization.
-    plain = train_shortly(net, teacher, some)
     compiled = train_shortly(net, teacher, some, jit_compile=True)
-    for a, b in zip(plain, compiled, strict=True):
+    for a, b in zip(shortly, compiled, strict=True):
         np.testing.assert_allclose(a, b, atol=3e-3)
 
 
@@ -310,6 +315,7 @@ def test_arrays_and_datasets_train_alike(net, teacher, some):
         student = net(1)
         distiller = Distiller(student, teacher)
         distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        distiller.optimizer.build(distiller.student.trainable_variables)
         arrays = isinstance(data, tuple)
         options = {"batch_size": 32, "shuffle": False} if arrays else {}
         distiller.fit(*(data if arrays else (data,)), epochs=2, verbose=0, **options)
@@ -323,6 +329,7 @@ def test_mixed_precision_student(net, teacher, some):
     student = net(1, dtype="mixed_bfloat16")
     distiller = Distiller(student, teacher, views=PLAIN)
     distiller.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    distiller.optimizer.build(distiller.student.trainable_variables)
     history = distiller.fit(*some, batch_size=32, epochs=6, verbose=0).history
     assert student(some[0][:2]).dtype == tf.bfloat16
     assert all(v.dtype == "float32" for v in student.variables)

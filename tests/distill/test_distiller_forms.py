@@ -363,7 +363,8 @@ def test_a_subclassed_student(batch):
     student = Subclassed()
     student(batch[0])
     distiller = Distiller(student, with_norms(5))
-    distiller.compile("adam")
+    distiller.compile("adam", jit_compile=False)
+    distiller.optimizer.build(student.trainable_variables)
     before = np.array(student.dense.kernel)
     history = distiller.fit(*batch, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -420,6 +421,7 @@ def test_the_ensemble_of_crops_is_always_the_same(net, batch):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     figures = distiller
     figures.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    figures.optimizer.build(student.trainable_variables)
     losses = figures.fit(data, epochs=1, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
 
@@ -445,6 +447,7 @@ def test_every_kind_of_data_trains(net, batch):
         student = net(1)
         distiller = Distiller(student, net(5), seed=1)
         distiller.compile(keras.optimizers.SGD(0.05), jit_compile=False)
+        distiller.optimizer.build(student.trainable_variables)
         distiller.fit(data, epochs=2, verbose=0, shuffle=False)
         results.append([np.array(w) for w in student.weights])
     for a, b in zip(*results, strict=True):
@@ -463,6 +466,7 @@ def test_dictionaries_of_inputs(batch):
     student = net(0)
     distiller = Distiller(student, net(1))
     distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    distiller.optimizer.build(student.trainable_variables)
     history = distiller.fit(inputs, batch[1], batch_size=8, epochs=3, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     shown = distiller.evaluate(inputs, batch[1], verbose=0, return_dict=True)
@@ -512,6 +516,7 @@ def test_recalibration_is_on_clean_images(net, digits):
     student = net(1)
     distiller = Distiller(student, net(5), student_preprocess=lambda x: x - 0.5)
     distiller.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    distiller.optimizer.build(student.trainable_variables)
     distiller.fit(data, epochs=1, verbose=0)
     weights = [np.array(w) for w in student.trainable_weights]
     distiller.recalibrate(data)

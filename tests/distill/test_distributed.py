@@ -1,9 +1,10 @@
 """Two replicas, and two workers, give the weights of one device.
 
-They run in processes of their own, for devices and clusters are set up once in a
+Those run in processes of their own, for devices and clusters are set up once in a
 process: slow, but nothing less shows that gradients are scaled and clipped as a whole.
 """
 
+import runpy
 import socket
 import subprocess
 import sys
@@ -53,11 +54,16 @@ def assert_equal(one, other, atol=2e-5):
 
 
 def trained(folder, how, cases):
-    """Weights by case, of one process."""
+    """Weights by case, of one process: of this one where one device will do."""
     words = []
     for name, options in cases.items():
         words += ["then", str(folder / f"{how}-{name}.npz"), *options]
-    finish(start(words[1], how, *words[2:]))
+    if how == "one":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [str(SCRIPT), how, *words[1:]])
+            runpy.run_path(str(SCRIPT))
+    else:
+        finish(start(words[1], how, *words[2:]))
     return {name: weights_of(folder / f"{how}-{name}.npz") for name in cases}
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.data import load_dataset
+from tfcompress.data import composed, load_dataset
 from tfcompress.deploy import TFLiteModel
 from tfcompress.distill import ViewSpec
 from tfcompress.errors import ModelFileError, OptionError
@@ -29,6 +29,14 @@ SMALL = {
     "segmentation": ["image_size=[32, 32]", "train_limit=64", "width=4"],
     "regression": ["image_size=[16, 16]", "train_limit=128", "width=4"],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes():
+    """Judged by fewer scenes than the recipes': counting up precision takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composed, "SCENES", {"train": 64, "validation": 40, "test": 80})
+        yield
 
 
 def small(name):
