@@ -18,6 +18,7 @@ from tfcompress.runner import run_recipe
 
 # TensorFlow builds graphs for longer than it trains: few layers make a quick run.
 NETWORK = {"network": "vgg", "blocks": 1, "width": 8, "hidden": 16}
+PERCEPTRON = {"network": "vgg", "blocks": 0, "hidden": 32}
 
 # As small as it can be with every stage in it.
 TINY = {
@@ -25,7 +26,7 @@ TINY = {
     "dataset": "digits",
     "seed": 5,
     "stages": [
-        {"teacher": {"network": NETWORK, "steps": 40}},
+        {"teacher": {"network": PERCEPTRON, "steps": 40}},
         {
             "distill": {
                 "student": NETWORK,
@@ -39,6 +40,7 @@ TINY = {
                 "max_drop": 1.0,
                 "rounds": 2,
                 "steps": 16,
+                "calibration_steps": 2,
             }
         },
         {"export_tflite": {"quantization": ["float32", "int8"], "calibration": 32}},
@@ -140,7 +142,7 @@ def short_recipe(**options):
     data = {
         "name": "short",
         "dataset": "digits",
-        "stages": [{"teacher": {"network": NETWORK, "steps": 1}}],
+        "stages": [{"teacher": {"network": PERCEPTRON, "steps": 1}}],
     }
     return parse_recipe({**data, **options})
 

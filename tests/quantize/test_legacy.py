@@ -1,5 +1,6 @@
 """The bridge to tf_keras: the same function there, and the process as it was."""
 
+import functools
 import os
 
 import keras
@@ -65,6 +66,12 @@ def factorized():
     return factorize(model, plan.choices())
 
 
+@functools.cache
+def built(name):
+    """One of the models below; never changed."""
+    return shaken(BUILDERS[name]())
+
+
 BUILDERS = {
     "nested": nested,
     "shared": shared,
@@ -86,7 +93,7 @@ def feeds(model, seed=0):
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("name", BUILDERS)
 def test_the_twin_is_the_same_function(name, fold):
-    model = shaken(BUILDERS[name]())
+    model = built(name)
     before = model.get_weights()
     inputs = feeds(model)
     legacy = to_legacy(model, fold=fold)
@@ -106,7 +113,7 @@ def test_what_tfmot_does_not_know_is_listed():
     kept = to_legacy(several()).kept
     assert kept == {"rescaling": "tfmot does not know Rescaling"} or len(kept) == 1
     assert "tfmot does not know Rescaling" in kept.values()
-    assert to_legacy(BUILDERS["resnet"]()).kept == {}
+    assert to_legacy(built("resnet")).kept == {}
 
 
 class Own(L.Layer):
@@ -144,7 +151,7 @@ def test_subclassed_models_are_refused_in_one_line():
 def test_folding_keeps_the_outputs_and_leaves_no_batch_norm(name):
     from tfcompress.surgery import expand
 
-    model = shaken(expand(BUILDERS[name]()))
+    model = expand(built(name))
     folded = fold_batch_norm(model)
     inputs = feeds(model)
     np.testing.assert_allclose(
@@ -176,7 +183,15 @@ def test_the_process_is_as_it_was(tmp_path):
     assert "TF_USE_LEGACY_KERAS" not in os.environ
     assert tf.keras.version().startswith("3.")
     assert tf.keras.layers.Dense is keras.layers.Dense
-    model = models.resnet((8, 8, 1), 4, depth=8, width=4, seed=0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            L.Conv2D(4, 3),
+            L.BatchNormalization(),
+            L.Flatten(),
+            L.Dense(4),
+        ]
+    )
     model.compile("adam", "mse")
     x = np.ones((4, 8, 8, 1), "float32")
     model.fit(x, np.ones((4, 4)), epochs=1, verbose=0)
