@@ -1,11 +1,11 @@
 """Does the loop keep the metric of tasks other than classification?
 
-    python -m benchmarks.tasks              # about two hours on two cores
+    python -m benchmarks.tasks              # about seven hours of a core
     python -m benchmarks.tasks --seeds 1
 
 The recipes of detection, segmentation and regression, run as they are: trained,
-compressed to a third of the MACs in two rounds that match the network's own raw
-outputs, exported, and judged by the task's metric on test images, on the files. A
+compressed to a third of the MACs in rounds that match the network's own raw outputs,
+exported, and judged by the task's metric on test images, on the files. A
 network keeps its metric where it loses at most 3 % of it. Runs are kept in
 `benchmarks/cache/tasks`, and go on where they were stopped.
 """

@@ -14,6 +14,7 @@ from benchmarks import evidence as benchmark
 from tfcompress.errors import TfcompressError
 from tfcompress.evidence import CLAIMS, PAPERS, bibtex
 from tfcompress.evidence.results import KEPT, EvidenceError, condensed, find_result
+from tfcompress.evidence.rules import loop
 from tfcompress.evidence.verdict import OUTCOMES, Comparison, by_majority
 from tfcompress.recipe import nested_dataclass
 from tfcompress.stages import STAGES
@@ -159,6 +160,15 @@ def test_what_costs_more_is_not_compared():
     for name, cell in document["cells"].items():
         cell["macs"] *= 1.1 if "weakened" in name else 1.0
     assert claim.verdict({claim.result: document}).outcome == "not tested"
+
+
+def test_one_task_is_no_variety():
+    document = empty("tasks")
+    assert loop.tasks(document).outcome == "supports"
+    del document["cells"]["segmentation | 2"]
+    found = loop.tasks(document)
+    assert found.outcome == "not tested"
+    assert "Of the 3 tasks, 2 have" in found.figures
 
 
 def test_half_is_no_majority():

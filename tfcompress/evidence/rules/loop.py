@@ -14,8 +14,12 @@ from tfcompress.evidence.verdict import (
     accuracy,
     by_majority,
     cells_of,
+    not_tested,
     paired,
 )
+
+# One task is no variety.
+SEVERAL = 3
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -32,7 +36,7 @@ WEAKENED_TEXT = (
 TASKS_TEXT = (
     "For each task the metric before and after, relative to before: it counts for the "
     "claim if at most three percent are lost, two standard errors included, and "
-    "against it if more are, two standard errors left out."
+    "against it if more are, two standard errors left out. Three tasks are needed."
 )
 RECALIBRATION_TEXT = (
     "Test accuracy right after factorization, with recalibrated statistics against "
@@ -109,6 +113,11 @@ def tasks(document: Mapping[str, Any], *, allowed: float = 0.03) -> Verdict:
             change = (cell["after"] - cell["before"]) / abs(cell["before"])
             kept.append(allowed + (change if cell["higher_is_better"] else -change))
         found.append(Comparison.of(f"metric kept, {', '.join(key)}", kept))
+    measured = sum(one is not None for one in found)
+    if measured < SEVERAL:
+        return not_tested(
+            f"Of the {SEVERAL} tasks, {measured} have results of three seeds."
+        )
     return by_majority(found, unit="% to spare", scale=100.0)
 
 
