@@ -50,7 +50,7 @@ def test_agreement_and_difference_with_a_reference(linear_file):
     swapped = evaluate_tflite(
         linear_file, data, reference=lambda x: x @ WEIGHTS[:, [1, 0, 2]]
     )
-    assert swapped["agreement"] == 0.2
+    assert swapped["agreement"] == swapped["reference_accuracy"] == 0.2
     assert swapped["max_abs_difference"] == pytest.approx(3.0, abs=1e-6)
 
 

@@ -34,8 +34,8 @@ def evaluate_tflite(
 
     Returns:
         `{"accuracy": fraction, "samples": count}`; with `reference` also
-        `"agreement"` (fraction of equal top-1 classes) and `"max_abs_difference"`
-        (over all raw outputs).
+        `"reference_accuracy"`, `"agreement"` (fraction of equal top-1 classes) and
+        `"max_abs_difference"` (over all raw outputs).
 
     Raises:
         ModelFileError: the file is no working TFLite model.
@@ -43,7 +43,7 @@ def evaluate_tflite(
 
     Example:
         >>> evaluate_tflite("model.tflite", [(images, labels)], reference=model)
-        {'accuracy': 0..., 'samples': 32, 'agreement': 1.0, 'max_abs_difference': ...}
+        {'accuracy': 0..., 'samples': 32, 'reference_accuracy': 0..., ...}
     """
     model = TFLiteModel(path, num_threads=num_threads)
     if len(model.outputs) != 1:
@@ -53,12 +53,13 @@ def evaluate_tflite(
         )
     if isinstance(reference, keras.Model):
         reference = _compiled(reference)
-    samples = correct = agreeing = 0
+    samples = correct = agreeing = reference_correct = 0
     difference = 0.0
     for inputs, labels in dataset:
         scores = _class_scores(model.predict(inputs), "the TFLite model")
         classes = scores.argmax(axis=-1)
-        correct += int(np.sum(classes == _integer_labels(labels, len(scores))))
+        wanted = _integer_labels(labels, len(scores))
+        correct += int(np.sum(classes == wanted))
         samples += len(scores)
         if reference is not None:
             expected = _reference_scores(reference, inputs)
@@ -67,13 +68,16 @@ def evaluate_tflite(
                     "The reference and the TFLite model must give outputs of one "
                     f"shape. Received: {expected.shape} and {scores.shape}"
                 )
-            agreeing += int(np.sum(classes == expected.argmax(axis=-1)))
+            expected_classes = expected.argmax(axis=-1)
+            agreeing += int(np.sum(classes == expected_classes))
+            reference_correct += int(np.sum(expected_classes == wanted))
             # np.maximum, unlike max, keeps a NaN.
             difference = np.maximum(difference, np.abs(scores - expected).max())
     if not samples:
         raise ModelInputError("The evaluation dataset is empty; give at least a batch.")
     result: dict[str, float | int] = {"accuracy": correct / samples, "samples": samples}
     if reference is not None:
+        result["reference_accuracy"] = reference_correct / samples
         result["agreement"] = agreeing / samples
         result["max_abs_difference"] = float(difference)
     return result
