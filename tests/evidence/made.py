@@ -164,7 +164,8 @@ def warm(document: dict[str, Any], by: float) -> None:
     for (start, epochs, seed), cell in _split(document):
         if start == "factorized":
             short = int(epochs) == min(warm_start.EPOCHS)
-            cell["accuracy"] = 0.9 + by * short + _noise(seed)
+            base = document["cells"][f"random | {epochs} | {seed}"]["accuracy"]
+            cell["accuracy"] = base + by * short + _noise(seed)
 
 
 def statistics(document: dict[str, Any], by: float) -> None:
