@@ -19,13 +19,9 @@ def by_labels(digits):
         network.compile(
             keras.optimizers.Adam(learning_rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            jit_compile=False,
         )
-        network.optimizer.build(network.trainable_variables)
         keras.utils.set_random_seed(0)
-        # Whole batches: a smaller last one would be traced on its own.
-        data = [part[:1408] for part in digits.arrays("train")]
-        network.fit(*data, batch_size=64, epochs=epochs, verbose=0)
+        network.fit(*digits.arrays("train"), batch_size=64, epochs=epochs, verbose=0)
         return network
 
     return train
