@@ -31,6 +31,14 @@ def data():
     return digits.arrays("train"), validation
 
 
+def train_by_labels(model, data):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    images, labels = (part[:1408] for part in data[0])
+    model.fit(images, labels, batch_size=64, epochs=8, verbose=0)
+
+
 @pytest.fixture(scope="module")
 def network(data):
     keras.utils.set_random_seed(0)
@@ -44,11 +52,7 @@ def network(data):
     x = layers.Flatten()(x)
     x = layers.Dense(32, activation="relu", name="hidden")(x)
     model = keras.Model(inputs, layers.Dense(10, name="logits")(x), name="digits")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
-    images, labels = (part[:1408] for part in data[0])
-    model.fit(images, labels, batch_size=64, epochs=8, verbose=0)
+    train_by_labels(model, data)
     model.get_layer("norm1").trainable = False
     return model
 
@@ -62,11 +66,7 @@ def small(data):
     x = layers.BatchNormalization(momentum=0.8, name="norm")(x)
     x = layers.ReLU()(x)
     model = keras.Model(inputs, layers.Dense(10, name="logits")(x), name="digits")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
-    images, labels = (part[:1408] for part in data[0])
-    model.fit(images, labels, batch_size=64, epochs=8, verbose=0)
+    train_by_labels(model, data)
     return model
 
 

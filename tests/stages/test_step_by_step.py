@@ -81,9 +81,8 @@ def test_each_step_does_its_part(run):
 def test_the_same_seed_gives_the_same_steps(run, tmp_path):
     steps = RECIPE["stages"][:4]
     again = run_recipe(parse_recipe(RECIPE | {"stages": steps}), tmp_path / "again")
-    for one, other in zip(run[1]["stages"], again["stages"], strict=False):
+    for one, other in zip(run[1]["stages"][:4], again["stages"], strict=True):
         assert without_times(one) == without_times(other)
-    assert len(again["stages"]) == 4
 
 
 def test_nothing_to_factorize(run, tmp_path):

@@ -29,7 +29,7 @@ _INTEGER_OPS = {
 
 
 class Signature:
-    """The inference call as a SavedModel, in a folder of its own while it is entered.
+    """The inference call as a SavedModel, in a folder of its own until it is closed.
 
     It is traced and written when it is first needed; files of several forms share it.
 
@@ -39,23 +39,18 @@ class Signature:
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
-        self._folder: tempfile.TemporaryDirectory | None = None
-        self._saved = False
         self.graph: tf.Graph | None = None
-
-    def __enter__(self) -> Signature:
         self._folder = tempfile.TemporaryDirectory()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._folder.cleanup()
 
     def saved(self) -> str:
         """The folder of the SavedModel."""
-        if not self._saved:
+        if self.graph is None:
             self.graph = _save(self.interface, self._folder.name)
-            self._saved = True
         return self._folder.name
+
+    def close(self) -> None:
+        """Removes the folder."""
+        self._folder.cleanup()
 
 
 def convert(

@@ -14,7 +14,7 @@ import keras
 from tfcompress.deploy.calibration import calibration_samples
 from tfcompress.deploy.convert import Signature, convert
 from tfcompress.deploy.forms import ALLOWANCES, CALIBRATED, ExportError, check_form
-from tfcompress.deploy.interface import describe
+from tfcompress.deploy.interface import Interface, describe
 from tfcompress.deploy.metadata import described
 from tfcompress.deploy.verify import verify
 from tfcompress.errors import nearest
@@ -88,7 +88,6 @@ def export_tflite(
         Jacob et al., "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference", arXiv:1712.05877, section 2 (int8).
     """
-    check_export(quantization, io_dtype, allow)
     with Exporter(model, input_shapes=input_shapes) as exporter:
         return exporter.write(
             path,
@@ -110,6 +109,8 @@ class Exporter:
     Args:
         model: a built Keras model with the TensorFlow backend; it is not changed.
         input_shapes: see `export_tflite`.
+        interface: what computes what the model does, where it is not the model
+            itself; it has the input shapes.
 
     Raises:
         ExportError: the inputs cannot be described.
@@ -121,16 +122,21 @@ class Exporter:
         ...                            calibration=images)
     """
 
-    def __init__(self, model: keras.Model, *, input_shapes: Any = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        input_shapes: Any = None,
+        interface: Interface | None = None,
+    ) -> None:
         self._model = model
-        self._signature = Signature(describe(model, input_shapes))
+        self._signature = Signature(interface or describe(model, input_shapes))
 
     def __enter__(self) -> Exporter:
-        self._signature.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._signature.__exit__(*error)
+        self._signature.close()
 
     def write(
         self,
@@ -153,71 +159,40 @@ class Exporter:
             ExportError, CalibrationError: see `export_tflite`.
         """
         check_export(quantization, io_dtype, allow)
-        return export_signature(
-            self._model,
-            self._signature,
-            path,
-            quantization=quantization,
-            calibration=calibration,
-            io_dtype=io_dtype,
-            metadata=metadata,
-            allow=allow,
-            float_layers=float_layers,
-        )
-
-
-def export_signature(
-    model: keras.Model,
-    signature: Signature,
-    path: str | os.PathLike,
-    *,
-    quantization: str,
-    calibration: Any,
-    io_dtype: str,
-    metadata: Mapping[str, Any] | None,
-    allow: Sequence[str],
-    float_layers: Sequence[str] = (),
-) -> Path:
-    """As `export_tflite`, of a function that computes what the model does.
-
-    Args:
-        model: names the layers, and is described in the file.
-        signature: what is called.
-        path, quantization, calibration, io_dtype, metadata, allow, float_layers: see
-            `export_tflite`.
-    """
-    _check_float_layers(model, tuple(float_layers), quantization, io_dtype)
-    path = Path(path)
-    allowed = (*allow, *(["float"] if float_layers else []))
-    samples = None
-    if quantization in CALIBRATED:
-        samples = calibration_samples(
-            calibration, signature.interface, MAX_CALIBRATION_SAMPLES
-        )
-    with written_whole(path) as temporary:
-        content = convert(
-            model,
-            signature,
-            quantization,
-            samples=samples,
-            io_dtype=io_dtype,
-            allow=tuple(allow),
-            float_layers=tuple(float_layers),
-        )
-        content = described(content, model, quantization=quantization, given=metadata)
-        try:
-            temporary.write_bytes(content)
-        except OSError as error:
-            raise unwritable(path, error) from error
-        verify(
-            temporary,
-            name=path.name,
-            model=model,
-            interface=signature.interface,
-            quantization=quantization,
-            allow=allowed,
-        )
-    return path
+        _check_float_layers(self._model, tuple(float_layers), quantization, io_dtype)
+        path = Path(path)
+        allowed = (*allow, *(["float"] if float_layers else []))
+        samples = None
+        if quantization in CALIBRATED:
+            samples = calibration_samples(
+                calibration, self._signature.interface, MAX_CALIBRATION_SAMPLES
+            )
+        with written_whole(path) as temporary:
+            content = convert(
+                self._model,
+                self._signature,
+                quantization,
+                samples=samples,
+                io_dtype=io_dtype,
+                allow=tuple(allow),
+                float_layers=tuple(float_layers),
+            )
+            content = described(
+                content, self._model, quantization=quantization, given=metadata
+            )
+            try:
+                temporary.write_bytes(content)
+            except OSError as error:
+                raise unwritable(path, error) from error
+            verify(
+                temporary,
+                name=path.name,
+                model=self._model,
+                interface=self._signature.interface,
+                quantization=quantization,
+                allow=allowed,
+            )
+        return path
 
 
 def check_export(quantization: str, io_dtype: str, allow: Sequence[str]) -> None:

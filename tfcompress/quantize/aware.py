@@ -13,8 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcompress.deploy.convert import Signature
-from tfcompress.deploy.export import check_export, export_signature
+from tfcompress.deploy.export import Exporter
 from tfcompress.deploy.interface import Interface, describe, name_outputs
 from tfcompress.errors import OptionError
 from tfcompress.quantize.legacy import Legacy, kept_scope, to_legacy, toolkit
@@ -73,7 +72,6 @@ class QuantizedModel:
         Raises:
             ExportError: see `tfcompress.export_tflite`.
         """
-        check_export("int8", io_dtype, allow)
         interface = describe(self.source, input_shapes)
         names = list(describe(self.source).specs)
 
@@ -83,10 +81,8 @@ class QuantizedModel:
             return name_outputs(self.source, found)
 
         own = Interface(interface.specs, call, interface.by_name)
-        with Signature(own) as signature:
-            return export_signature(
-                self.source,
-                signature,
+        with Exporter(self.source, interface=own) as exporter:
+            return exporter.write(
                 path,
                 quantization="int8",
                 calibration=calibration,
