@@ -104,6 +104,34 @@ def test_a_recipe_runs_from_pixels_to_judged_files(run):
     assert f"test {metric.label}" in text and "accuracy" not in text
 
 
+def test_the_command_line_judges_a_file_by_the_task_s_metric(run, cli):
+    recipe, folder, report = run
+    height, width = recipe.dataset.image_size
+    options = ["--data", recipe.dataset.name, "--image-size", f"{height},{width}"]
+    code, out, _ = cli(
+        *("evaluate", folder / "03-export_tflite" / "compressed_int8.tflite"),
+        *(*options, "--json"),
+        *("--reference", folder / "02-compress" / "compressed.keras"),
+    )
+    key, found = Metric.of(report).key, json.loads(out)
+    rows = {row["name"]: row for row in figures_of(report)["evaluate"]["files"]}
+    int8, full = rows["compressed int8"], rows["compressed float32"]
+    assert code == 0 and found[key] == int8[key] and found["samples"] == int8["samples"]
+    assert found["divergence"] == pytest.approx(int8["divergence_to_keras"], rel=1e-4)
+    assert found[f"reference_{key}"] == pytest.approx(full[key], abs=1e-3)
+    assert found["layers"]
+
+
+def test_a_file_of_another_task_is_refused(run, cli):
+    recipe, folder, _ = run
+    other = {"detection": "scene_masks"}.get(recipe.name, "scene_boxes")
+    code, _, err = cli(
+        *("evaluate", folder / "03-export_tflite" / "compressed_int8.tflite"),
+        *("--data", other, "--image-size", "32,32"),
+    )
+    assert code == 2 and "gives outputs of shape" in err and "Traceback" not in err
+
+
 def test_the_report_page_is_of_the_task_s_metric(run):
     recipe, folder, report = run
     found = load_runs([folder])

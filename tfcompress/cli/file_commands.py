@@ -175,7 +175,7 @@ def evaluate(
     pixel_range: PixelRange = "0,1",
     as_json: Json = False,
 ) -> None:
-    """Accuracy of a .tflite file, and its agreement with the Keras model."""
+    """What a .tflite file is worth on a data set, and how close it is to its model."""
     if split not in ("train", "validation", "test"):
         raise TfcompressError(
             f"--split must be train, validation or test. Received: {split}"
@@ -185,14 +185,15 @@ def evaluate(
     from tfcompress.cli.quiet import quiet_stderr
 
     with quiet_stderr():
-        from tfcompress.deploy import TFLiteModel, evaluate_tflite, layer_errors
+        from tfcompress.deploy import TFLiteModel, layer_errors
         from tfcompress.stages import load_model
+        from tfcompress.tasks import task_of
 
         # A bad file is said before the data are loaded.
         TFLiteModel(file)
         found = open_data(data, image_size, pixel_range)
         network = None if reference is None else load_model(reference, found)
-        figures: dict = evaluate_tflite(
+        figures: dict = task_of(found).evaluate_file(
             file,
             found.batches(split, 256),
             reference=network,

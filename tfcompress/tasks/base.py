@@ -135,6 +135,39 @@ class PictureTask:
         references = {"": teacher, "_to_keras": own}
         return score(model.predict, batches, self._scorer(), references)
 
+    def evaluate_file(
+        self,
+        path: Path,
+        batches: Iterable,
+        *,
+        reference: keras.Model | None = None,
+        num_threads: int | None = None,
+    ) -> dict[str, Any]:
+        """The metric of a `.tflite` file, and how far the file is from a reference.
+
+        Args:
+            path: the file.
+            batches: `(pictures, targets)`; gone through twice with a reference.
+            reference: a Keras model.
+            num_threads: CPU threads; None leaves the choice to LiteRT.
+
+        Returns:
+            The task's figures and "samples"; with a reference also its metric as
+            "reference_" + key, "divergence" and "max_abs_difference".
+
+        Raises:
+            ModelFileError: the file's outputs are not those of this task.
+        """
+        model = TFLiteModel(path, num_threads=num_threads)
+        self._check_shapes(_file_shapes(model), str(path))
+        if reference is None:
+            return score(model.predict, batches, self._scorer(), {})
+        known = compiled(reference)
+        found = score(model.predict, batches, self._scorer(), {"": known})
+        key = self.metric.key
+        found[f"reference_{key}"] = score(known, batches, self._scorer(), {})[key]
+        return found
+
     def by_labels(
         self, model: keras.Model, views: ViewSpec, *, seed: int
     ) -> tuple[keras.Model, dict[str, Any]]:
@@ -171,7 +204,10 @@ class PictureTask:
         Raises:
             ModelFileError: others.
         """
-        found, wanted = _shapes(model), self.output_shapes()
+        self._check_shapes(_shapes(model), origin)
+
+    def _check_shapes(self, found: Any, origin: str) -> None:
+        wanted = self.output_shapes()
         if found != wanted:
             raise ModelFileError(
                 f"Model '{origin}' gives outputs of shape {found}, but data set "
@@ -191,6 +227,12 @@ def _shapes(model: keras.Model) -> Any:
     if isinstance(found, list) and len(found) == 1:
         return found[0]
     return found
+
+
+def _file_shapes(model: TFLiteModel) -> Any:
+    # As `predict` gives them: one output by itself, several by name.
+    shapes = {info.name: tuple(info.shape[1:]) for info in model.outputs}
+    return shapes if len(shapes) > 1 else next(iter(shapes.values()))
 
 
 def compiled(model: keras.Model) -> Predict:
