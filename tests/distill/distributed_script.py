@@ -35,6 +35,7 @@ else:
 
 from tfcompress.distill import (  # noqa: E402
     SOAP,
+    Adam,
     Distiller,
     ViewSpec,
     WorkerLostError,
@@ -71,7 +72,7 @@ def optimizer(options):
         return SOAP(3e-3, update_every=2, epsilon=1e-3, max_axis=10, **common)
     if "sgd" in options:
         return keras.optimizers.SGD(0.05, momentum=0.9, **common)
-    return keras.optimizers.Adam(1e-3, epsilon=1e-3, **common)
+    return Adam(1e-3, epsilon=1e-3, **common)
 
 
 def make_trainer(options):

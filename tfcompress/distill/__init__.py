@@ -3,6 +3,7 @@
 from tfcompress._lazy import lazy
 
 _NAMES = {
+    "Adam": "adam",
     "CacheError": "cache_files",
     "Checkpoint": "checkpoint",
     "CheckpointError": "checkpoint",

@@ -8,6 +8,7 @@ the bits do not depend on the device or on XLA.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -30,6 +31,18 @@ def philox(counter: tuple[Any, ...], key: tuple[Any, Any]) -> tuple[Any, ...]:
 
     Reference: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
+    words = _rounds(counter, key)
+    shape = functools.reduce(
+        tf.broadcast_static_shape, [x.shape for x in (*counter, key[0])]
+    )
+    for word in words:
+        word.set_shape(shape)
+    return words
+
+
+# A function of its own is traced once for all steps that draw, not in each of them.
+@tf.function(reduce_retracing=True, autograph=False)
+def _rounds(counter: tuple[Any, ...], key: tuple[Any, Any]) -> tuple[Any, ...]:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     m0, m1 = (tf.constant(m, tf.uint64) for m in _MULTIPLIERS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.distill.adam import Adam
 from tfcompress.distill.soap import SOAP
 from tfcompress.distill.spec import ALGORITHMS
 from tfcompress.errors import OptionError, nearest
@@ -66,7 +67,7 @@ def make_optimizer(
         warmup_target=learning_rate,
         warmup_steps=warmup,
     )
-    make = keras.optimizers.AdamW if algorithm == "adam" else SOAP
+    make = Adam if algorithm == "adam" else SOAP
     optimizer = make(
         schedule,
         weight_decay=weight_decay / learning_rate,

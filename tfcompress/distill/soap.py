@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcompress.distill.adam import SharedDecay
 from tfcompress.errors import OptionError
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class SOAP(keras.optimizers.Optimizer):
+class SOAP(SharedDecay, keras.optimizers.Optimizer):
     """Second-order optimizer for kernels of any rank.
 
     Along each axis of a kernel the covariance of the gradient is averaged; Adam runs in
