@@ -1,5 +1,6 @@
 """What is collected where, and what tests share."""
 
+import gc
 import importlib.util
 import sys
 
@@ -11,6 +12,17 @@ if not importlib.util.find_spec("ml_metadata"):
     # Real TFX has an environment of its own: `make test-tfx`, which names the folder,
     # and so fails where TFX is missing. (`tfx` is also the name of the tests' folder.)
     collect_ignore.append("tfx")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect():
+    """Takes what the modules before have left out of the garbage collector's sight.
+
+    TensorFlow's converter collects for every file, through all objects of the process:
+    after some hundred tests that took as long as the conversion.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfcompress.cost import layer_specs
 from tfcompress.data import load_dataset
 from tfcompress.deploy import Exporter, ExportError, TFLiteModel
+from tfcompress.distill import Adam
 from tfcompress.layers import FactorizedLayer
 from tfcompress.models import resnet, vgg, vit
 from tfcompress.ranks import Budget, Energy
@@ -145,7 +146,7 @@ def network(name, factorized):
 
 def trained(model, name, *, epochs, learning_rate=2e-3):
     model.compile(
-        keras.optimizers.Adam(learning_rate),
+        Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
     )
