@@ -161,5 +161,7 @@ def test_examples_run(path, given, tmp_path, monkeypatch):
     said = []
     for found in doctest.DocTestFinder().find(thing, thing.__name__, globs=names):
         keras.utils.set_random_seed(0)
+        # Names of layers count up over all tests of the process.
+        keras.backend.clear_session(free_memory=False)
         runner.run(found, out=said.append)
     assert not said, "".join(said)
