@@ -147,7 +147,7 @@ class PictureTask:
 
         Args:
             path: the file.
-            batches: `(pictures, targets)`; gone through twice with a reference.
+            batches: `(pictures, targets)`.
             reference: a Keras model.
             num_threads: CPU threads; None leaves the choice to LiteRT.
 
@@ -162,11 +162,11 @@ class PictureTask:
         self._check_shapes(_file_shapes(model), str(path))
         if reference is None:
             return score(model.predict, batches, self._scorer(), {})
-        known = compiled(reference)
-        found = score(model.predict, batches, self._scorer(), {"": known})
+        scorer, judge = self._scorer(), self._scorer()
+        references = {"": compiled(reference)}
+        found = score(model.predict, batches, scorer, references, {"": judge})
         key = self.metric.key
-        found[f"reference_{key}"] = score(known, batches, self._scorer(), {})[key]
-        return found
+        return found | {f"reference_{key}": judge.result()[key]}
 
     def by_labels(
         self, model: keras.Model, views: ViewSpec, *, seed: int
@@ -271,6 +271,7 @@ def score(
     batches: Iterable,
     scorer: Scorer,
     references: Mapping[str, Predict],
+    judges: Mapping[str, Scorer] | None = None,
 ) -> Figures:
     """Figures of any function of the pictures.
 
@@ -281,6 +282,7 @@ def score(
         references: other functions by suffix; for each, "divergence" + suffix is the
             squared error relative to its variance, and "max_abs_difference" + suffix
             the largest difference of any output.
+        judges: scorers of references, by suffix, for their own figures.
 
     Returns:
         The scorer's figures, "samples", and those of the references.
@@ -293,7 +295,10 @@ def score(
         scorer.update(targets, outputs)
         samples += len(keras.tree.flatten(outputs)[0])
         for name, reference in references.items():
-            sums[name].update(_arrays(reference(pictures)), outputs)
+            expected = _arrays(reference(pictures))
+            sums[name].update(expected, outputs)
+            if judges and name in judges:
+                judges[name].update(targets, expected)
     found: Figures = scorer.result() | {"samples": samples}
     for name, difference in sums.items():
         found |= {key + name: x for key, x in difference.result().items()}

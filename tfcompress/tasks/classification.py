@@ -71,17 +71,7 @@ class Classifying:
             "max_abs_difference_to_keras": mine["max_abs_difference"],
         }
 
-    def evaluate_file(
-        self,
-        path: Path,
-        batches: Iterable,
-        *,
-        reference: keras.Model | None = None,
-        num_threads: int | None = None,
-    ) -> dict[str, Any]:
-        return evaluate_tflite(
-            path, batches, reference=reference, num_threads=num_threads
-        )
+    evaluate_file = staticmethod(evaluate_tflite)
 
     def by_labels(
         self, model: keras.Model, views: ViewSpec, *, seed: int
